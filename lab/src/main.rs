@@ -1,0 +1,2 @@
+//! The `emptcp-lab` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Programmable Multipath TCP on stock Linux kernels.

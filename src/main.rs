@@ -1,0 +1,2 @@
+//! The `emptcp` command.
+fn main() {}
