@@ -1,1 +1,3 @@
 //! Programmable Multipath TCP on stock Linux kernels.
+
+pub mod module;

@@ -1,0 +1,240 @@
+//! What a module says of itself: the description that BTF of its object holds.
+//!
+//! Everything the rest of the program knows of a module is here; no name of a
+//! module stands anywhere in `src/`.
+
+use std::fmt;
+
+/// Major and minor number of a kernel release, as in `5.10`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelVersion(pub u16, pub u16);
+
+impl fmt::Display for KernelVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+impl std::str::FromStr for KernelVersion {
+    type Err = String;
+
+    /// Takes `5.10`, and what `uname -r` prints (`6.12.48+deb13-amd64`).
+    fn from_str(s: &str) -> Result<Self, String> {
+        let mut parts = s.split(|c: char| !c.is_ascii_digit());
+        let mut number = || parts.next().and_then(|p| p.parse::<u16>().ok());
+        match (number(), number()) {
+            (Some(major), Some(minor)) => Ok(Self(major, minor)),
+            _ => Err(format!("expected a kernel version such as 5.10, found {s:?}")),
+        }
+    }
+}
+
+/// A place where the kernel runs a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Before the kernel allocates a socket buffer.
+    Xdp,
+    /// Traffic control, packets received.
+    TcIngress,
+    /// Traffic control, packets sent.
+    TcEgress,
+}
+
+impl Hook {
+    /// Every hook, in the order in which a packet that passes a machine meets them.
+    pub const ALL: [Hook; 3] = [Hook::Xdp, Hook::TcIngress, Hook::TcEgress];
+
+    /// The name in JSON, on the command line and in the tags of a module.
+    pub fn name(self) -> &'static str {
+        match self {
+            Hook::Xdp => "xdp",
+            Hook::TcIngress => "tc-ingress",
+            Hook::TcEgress => "tc-egress",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for Hook {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        Hook::ALL
+            .into_iter()
+            .find(|h| h.name() == s)
+            .ok_or_else(|| format!("expected xdp, tc-ingress or tc-egress, found {s:?}"))
+    }
+}
+
+/// Selector (which packets) or actor (what is done to them).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Tests a packet.
+    Selector,
+    /// Treats a packet.
+    Actor,
+}
+
+impl Kind {
+    /// The word in JSON output and in the tags of a module.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Selector => "selector",
+            Kind::Actor => "actor",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Properties that the engine must know of a module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// The result does not depend on the packet and the parameters alone: such
+    /// a step is never reordered, and never shared with an equal one.
+    pub impure: bool,
+    /// Changes bytes of the packet.
+    pub edits: bool,
+    /// Ends emptcp's part at this hook (accept, drop, redirect).
+    pub ends: bool,
+    /// Reads or writes words of the chain context.
+    pub context: bool,
+}
+
+/// A module, as its object describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Module {
+    /// Name in JSON; also that of its file, program and fixture.
+    pub name: String,
+    /// Selector or actor.
+    pub kind: Kind,
+    /// Hooks that it can run on, ascending.
+    pub hooks: Vec<Hook>,
+    /// Oldest kernel that loads it.
+    pub since: KernelVersion,
+    /// One line for people.
+    pub doc: String,
+    /// What the engine must know.
+    pub flags: Flags,
+    /// Parameters in the order of the C structure.
+    pub params: Vec<Param>,
+    /// Size of the C structure of the parameters, in bytes.
+    pub params_size: usize,
+}
+
+/// One parameter of a module: a member of its `struct <name>_params`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Param {
+    /// JSON key and C member.
+    pub name: String,
+    /// One line for people.
+    pub doc: String,
+    /// What it holds.
+    pub ty: Type,
+    /// Place in the structure of the parameters, in bytes.
+    pub offset: usize,
+    /// Must be given.
+    pub required: bool,
+    /// As it would be written in JSON (a bare word for a string), when it is
+    /// not given. Without a default an absent parameter is all zero bytes.
+    pub default: Option<String>,
+    /// Smallest value, written as in JSON.
+    pub min: Option<String>,
+    /// Largest value, written as in JSON.
+    pub max: Option<String>,
+}
+
+/// The vocabulary of parameter types (`include/emptcp/types.h`).
+///
+/// Integers are in the byte order of the machine, addresses in that of the wire.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Type {
+    /// `emptcp_bytes`: `__u64`, bytes. JSON: number or `"64KiB"`.
+    Bytes,
+    /// `emptcp_rate`: `__u64`, bit/s. JSON: number or `"20Mbit"`.
+    Rate,
+    /// `emptcp_time`: `__u64`, nanoseconds. JSON: `"100ms"`.
+    Time,
+    /// `emptcp_ratio`: `__u32`, the ratio times 2^32, rounded, at most 2^32 - 1.
+    /// JSON: number 0 to 1, `"10%"` or `"1/16"`.
+    Ratio,
+    /// `struct emptcp_addr` (16 bytes): IPv6, or IPv4 as `::ffff:a.b.c.d`.
+    Addr,
+    /// `struct emptcp_prefix` (32 bytes): `addr` (already masked) and `mask`,
+    /// both 16 bytes; IPv4 as `::ffff:a.b.c.d` with 96 more bits of mask.
+    Prefix,
+    /// `emptcp_port`: `__u16`.
+    Port,
+    /// `struct emptcp_port_range`: `__u16 first, last`. JSON: number, `"22"`, `"8000-8010"`.
+    PortRange,
+    /// `emptcp_token`: `__u32`. JSON: number or `"0x1a2b3c4d"`.
+    Token,
+    /// `emptcp_ifindex`: `__u32`, resolved from an interface's name at `apply`.
+    Interface,
+    /// `emptcp_bool`: `__u8`, 0 or 1.
+    Bool,
+    /// `__u8` … `__u64`: size in bytes. JSON: number or `"0x…"`.
+    Uint(usize),
+    /// `__s8` … `__s64`: size in bytes.
+    Int(usize),
+    /// A C enum: one of its names. Names are the enumerators without their
+    /// common prefix, in lower case.
+    Enum {
+        /// Size in bytes (4 or 8).
+        size: usize,
+        /// Name and value.
+        values: Vec<(String, i64)>,
+    },
+    /// `EMPTCP_SET(enum)`: `__u64`, bit n set for the name of value n. JSON: array of names.
+    Set {
+        /// Name and number of the bit.
+        values: Vec<(String, i64)>,
+    },
+    /// `EMPTCP_LIST(type, max)`: `__u32 count`, then `max` items. JSON: array,
+    /// or one bare item.
+    List {
+        /// Type of the items; never a list.
+        of: Box<Type>,
+        /// How many fit in the parameters. A longer list becomes an anonymous
+        /// table where `table` is set, else is an error.
+        max: usize,
+        /// Offset of the first item from the start of the list, in bytes.
+        items_offset: usize,
+        /// Size of one item, in bytes.
+        item_size: usize,
+        /// Name of the module's map that takes a longer list.
+        table: Option<String>,
+    },
+    /// A tagged map of the module (no bytes in the parameters; `offset` is 0):
+    /// reference to a table of the policy. JSON: the table's name.
+    Table {
+        /// Kind of the keys.
+        key: TableKey,
+        /// Type of the values, if it takes one.
+        value: Option<Box<Type>>,
+    },
+}
+
+/// What a table is looked up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TableKey {
+    /// Longest matching prefix.
+    Prefix,
+    /// An address.
+    Addr,
+    /// Addresses and ports of a subflow.
+    Subflow,
+    /// An MPTCP token.
+    Token,
+    /// A port.
+    Port,
+}
