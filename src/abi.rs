@@ -15,6 +15,7 @@ use std::sync::LazyLock;
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Enum;
 
+pub(crate) use self::entry_tc::types::__sk_buff as SkBuff;
 pub(crate) use self::entry_tc::types::emptcp_counter as Counter;
 pub(crate) use self::entry_tc::types::emptcp_entry as Entry;
 pub(crate) use self::entry_tc::types::emptcp_entry_side as EntrySide;

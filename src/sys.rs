@@ -24,6 +24,8 @@ use libbpf_rs::MapCore as _;
 use libbpf_rs::MapType;
 use libbpf_rs::OpenObject;
 
+use crate::abi::SkBuff;
+
 /// An instruction of BPF as the kernel takes it: 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Insn(pub(crate) u64);
@@ -477,7 +479,7 @@ pub(crate) fn test_run(
     repeat: u32,
 ) -> io::Result<TestRun> {
     let mut out = vec![0u8; packet.len() + 512];
-    let mut ctx = libbpf_sys::__sk_buff { mark: mark.unwrap_or(0), ..Default::default() };
+    let mut ctx = SkBuff { mark: mark.unwrap_or(0), ..Default::default() };
     let before = ctx;
     let mut opts = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
