@@ -1,5 +1,8 @@
 //! Programmable Multipath TCP on stock Linux kernels.
 
 mod abi;
-mod sys;
+pub mod graph;
 pub mod module;
+pub mod params;
+pub mod policy;
+mod sys;
