@@ -112,3 +112,9 @@ pub(crate) fn reason_names() -> &'static [String] {
     });
     &NAMES
 }
+
+/// The bytes of one of the structures above.
+pub(crate) fn bytes_of<T: plain::Plain>(value: &T) -> &[u8] {
+    // SAFETY: Plain is implemented above for structures of integers without padding only.
+    unsafe { plain::as_bytes(value) }
+}

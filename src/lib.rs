@@ -1,6 +1,7 @@
 //! Programmable Multipath TCP on stock Linux kernels.
 
 mod abi;
+pub mod datapath;
 pub mod graph;
 pub mod module;
 pub mod params;

@@ -7,6 +7,7 @@ use std::ffi::CStr;
 use std::ffi::CString;
 use std::ffi::c_void;
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
@@ -479,7 +480,10 @@ pub(crate) fn test_run(
     repeat: u32,
 ) -> io::Result<TestRun> {
     let mut out = vec![0u8; packet.len() + 512];
-    let mut ctx = SkBuff { mark: mark.unwrap_or(0), ..Default::default() };
+    // Bytes, not the structure: the kernel wants its padding zero too.
+    const MARK: usize = offset_of!(SkBuff, mark);
+    let mut ctx = [0u8; size_of::<SkBuff>()];
+    ctx[MARK..MARK + 4].copy_from_slice(&mark.unwrap_or(0).to_ne_bytes());
     let before = ctx;
     let mut opts = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
@@ -491,9 +495,9 @@ pub(crate) fn test_run(
         ..Default::default()
     };
     if mark.is_some() {
-        opts.ctx_in = ptr::from_ref(&before).cast();
+        opts.ctx_in = before.as_ptr().cast();
         opts.ctx_size_in = size_of_val(&before) as u32;
-        opts.ctx_out = ptr::from_mut(&mut ctx).cast();
+        opts.ctx_out = ctx.as_mut_ptr().cast();
         opts.ctx_size_out = size_of_val(&ctx) as u32;
     }
     // SAFETY: all buffers have the lengths given, and outlive the call.
@@ -504,7 +508,7 @@ pub(crate) fn test_run(
     Ok(TestRun {
         verdict: opts.retval as i32,
         packet: out,
-        mark: ctx.mark,
+        mark: ctx[MARK..].first_chunk().map_or(0, |b| u32::from_ne_bytes(*b)),
         nanoseconds: opts.duration,
     })
 }

@@ -1,0 +1,12 @@
+//! The only code that changes the kernel.
+
+mod counters;
+mod instance;
+pub(crate) mod loader;
+mod verifier;
+
+pub use counters::Counters;
+pub use instance::Instance;
+pub use instance::Options;
+pub use instance::Verdict;
+pub use crate::sys::TestRun;
