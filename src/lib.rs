@@ -5,5 +5,6 @@ pub mod datapath;
 pub mod graph;
 pub mod module;
 pub mod params;
+mod pin;
 pub mod policy;
 mod sys;
