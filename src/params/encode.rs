@@ -123,7 +123,7 @@ impl Encoder<'_> {
             Type::List { .. } => self.list(param, json),
             Type::Table { key, value } => self.table(param, *key, value.as_deref(), json),
             _ if self.module.kind == Kind::Actor && json.as_object().is_some() => {
-                self.from_table(param, json)
+                self.looked_up(param, json)
             }
             ty => {
                 let bytes = scalar::encode_in_range(param, ty, json, self.interfaces)?;
@@ -242,7 +242,7 @@ impl Encoder<'_> {
     }
 
     /// `{"table": …, "default": …}` in the place of a single value.
-    fn from_table(&mut self, param: &Param, json: &Json) -> Done {
+    fn looked_up(&mut self, param: &Param, json: &Json) -> Done {
         let mut errors = Vec::new();
         for member in json.as_object().unwrap_or_default() {
             if !matches!(&*member.key, "table" | "default") {
@@ -277,17 +277,14 @@ impl Encoder<'_> {
                 None => format!("{table_name:?} without values"),
             };
             errors.push(Diagnostic::expected(&name.at, expected, found));
-        } else if default.is_none() && errors.is_empty() {
-            if let (Some(value), Ok(_)) = (
-                &table.default,
-                table::encode_table_default(table, self.interfaces),
-            ) {
-                // In range for the table is not yet in range for the parameter.
-                let here = Spanned::new(value.value.clone(), name.at.clone());
-                match scalar::encode_in_range(param, &param.ty, &here, self.interfaces) {
-                    Ok(bytes) => default = Some(bytes),
-                    Err(error) => errors.extend(error),
-                }
+        } else if let (None, [], Some(value)) = (&default, errors.as_slice(), &table.default)
+            && table::encode_table_default(table, self.interfaces).is_ok()
+        {
+            // In range for the table is not yet in range for the parameter.
+            let here = Spanned::new(value.value.clone(), name.at.clone());
+            match scalar::encode_in_range(param, &param.ty, &here, self.interfaces) {
+                Ok(bytes) => default = Some(bytes),
+                Err(error) => errors.extend(error),
             }
         }
         if !errors.is_empty() {

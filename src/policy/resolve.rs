@@ -220,12 +220,15 @@ pub(super) fn check(policy: &Policy) -> Vec<Diagnostic> {
         checker.shared(Shared::Actors(&shared.name.value), &shared.name.at, 1);
     }
     for chain in &policy.chains {
-        let select = chain.select.as_ref().map(|expr| checker.expr(expr, 1));
+        let select = match &chain.select {
+            Some(expr) => checker.expr(expr, 1),
+            None => Some(Size::default()),
+        };
         let act = checker.acts(&chain.act, 1);
-        if let (Some(select), Some(act)) = (select.unwrap_or(Some(Size::default())), act) {
-            if select.steps.saturating_add(act.steps) > MOST_STEPS {
-                checker.errors.push(too_many(&chain.name));
-            }
+        if let (Some(select), Some(act)) = (select, act)
+            && select.steps.saturating_add(act.steps) > MOST_STEPS
+        {
+            checker.errors.push(too_many(&chain.name));
         }
     }
     checker.errors
