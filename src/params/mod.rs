@@ -3,11 +3,30 @@
 //! Driven by nothing but the module's description ([`crate::module::Module`]);
 //! the representation of each type is that of [`crate::module::Type`].
 
-use crate::module::Module;
+mod decode;
+mod describe;
+mod encode;
+mod scalar;
+mod table;
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
+pub use decode::decode;
+pub use describe::check_description;
+pub use encode::encode;
+pub use table::decode_key;
+pub use table::decode_value;
+pub use table::encode_key;
+pub use table::encode_table;
+pub use table::encode_table_default;
+pub use table::encode_value;
+pub use table::key_size;
+pub use table::value_size;
+
 use crate::module::TableKey;
-use crate::policy::Diagnostic;
-use crate::policy::Json;
-use crate::policy::Table;
 
 /// The `count` of a list that is in a table, because it is longer than the parameters hold.
 pub const LIST_IN_TABLE: u32 = 0xffff_ffff;
@@ -28,12 +47,26 @@ pub trait InterfaceResolver {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AnyInterface;
 
+impl InterfaceResolver for AnyInterface {
+    fn index(&self, _: &str) -> Option<u32> {
+        Some(1)
+    }
+
+    fn name(&self, _: u32) -> Option<String> {
+        None
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
 /// Parameters as the kernel gets them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Encoded {
     /// The C structure: `params_size` bytes.
     pub bytes: Vec<u8>,
-    /// What the maps of the module hold or are.
+    /// What stands for maps of the module; a map that is not among them stays the module's own.
     pub tables: Vec<TableBinding>,
     /// Values that come from a table at run time.
     pub from_table: Vec<FromTable>,
@@ -55,7 +88,8 @@ pub enum TableContents {
     Anonymous {
         /// What it is looked up by.
         key: TableKey,
-        /// Key and value of each entry, ascending and without repetition; see [`encode_key`].
+        /// Key ([`encode_key`]) and value (one byte, 1) of each entry, sorted by the bytes of the
+        /// keys, without repetition. A range of ports stands as its ports.
         entries: Vec<Entry>,
     },
     /// The table of the policy with this name.
@@ -76,38 +110,8 @@ pub struct FromTable {
     pub size: usize,
     /// Name of the table.
     pub table: String,
-    /// What it is where the table was not looked up, or held nothing: the parameter's own
-    /// `"default"`, else that of the table. It also stands in the structure.
+    /// What it is where the table was not looked up or nothing was found: the `"default"` beside
+    /// the table's name, else that of the table. It also stands in the structure, which is
+    /// zero there without one.
     pub default: Option<Vec<u8>>,
-}
-
-/// Encodes the parameters of a step.
-///
-/// `tables` are those that the policy declares. Every parameter is checked, so
-/// that all errors are reported.
-///
-/// # Errors
-///
-/// What is missing, unknown, of the wrong type or out of range, sorted by place.
-pub fn encode(
-    module: &Module,
-    params: &Json,
-    interfaces: &dyn InterfaceResolver,
-    tables: &[Table],
-) -> Result<Encoded, Vec<Diagnostic>> {
-    let _ = (module, params, interfaces, tables);
-    Err(Vec::new())
-}
-
-/// The inverse of [`encode`], for people: defaults are spelled out, quantities
-/// have the largest unit that keeps them exact.
-///
-/// Encoding the result gives `encoded` again.
-pub fn decode(
-    module: &Module,
-    encoded: &Encoded,
-    interfaces: &dyn InterfaceResolver,
-) -> serde_json::Value {
-    let _ = (module, encoded, interfaces);
-    serde_json::Value::Null
 }

@@ -27,10 +27,10 @@ pub struct Diagnostic {
     /// What would have been right, where that can be said in few words; it is
     /// also part of the message.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub expected: Option<String>,
+    pub expected: Option<Box<str>>,
     /// What was probably meant; not part of the message.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub suggestion: Option<String>,
+    pub suggestion: Option<Box<str>>,
 }
 
 impl Diagnostic {
@@ -65,14 +65,14 @@ impl Diagnostic {
         let expected = expected.into();
         let message = format!("expected {expected}, found {found}");
         Self {
-            expected: Some(expected),
+            expected: Some(expected.into_boxed_str()),
             ..Self::new(at, message)
         }
     }
 
     /// Adds what was probably meant.
     pub fn suggest(mut self, suggestion: Option<String>) -> Self {
-        self.suggestion = suggestion;
+        self.suggestion = suggestion.map(String::into_boxed_str);
         self
     }
 

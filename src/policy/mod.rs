@@ -67,6 +67,7 @@ pub use json::Value;
 pub use json::read;
 pub use names::table_key_name;
 pub use names::value_type_name;
+pub(crate) use parse::one_of;
 pub use parse::parse;
 pub use pattern::InterfacePattern;
 pub use resolve::ResolvedChain;
