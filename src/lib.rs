@@ -1,10 +1,12 @@
 //! Programmable Multipath TCP on stock Linux kernels.
 
 mod abi;
+pub mod cli;
 pub mod datapath;
 pub mod graph;
 pub mod module;
 pub mod params;
 mod pin;
+pub mod plan;
 pub mod policy;
 mod sys;

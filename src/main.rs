@@ -1,2 +1,7 @@
 //! The `emptcp` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    emptcp::cli::main()
+}

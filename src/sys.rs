@@ -332,24 +332,45 @@ pub(crate) fn set_slot(array: impl AsFd, slot: u32, program: impl AsFd) -> io::R
 pub(crate) enum LinkAt {
     /// XDP with flags of `XDP_FLAGS_*` (mode).
     Xdp(u32),
-    /// TCX ingress; before all others, else behind.
-    TcxIngress(bool),
-    /// TCX egress; before all others, else behind.
-    TcxEgress(bool),
+    /// TCX ingress.
+    TcxIngress(TcxPlace),
+    /// TCX egress.
+    TcxEgress(TcxPlace),
+}
+
+/// Place among the programs that TCX runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TcxPlace {
+    /// Before all that are there.
+    First,
+    /// Behind all that are there.
+    Last,
+    /// Before the program of this id.
+    Before(u32),
 }
 
 /// Attaches a program to an interface (`BPF_LINK_CREATE`).
 pub(crate) fn link_create(program: impl AsFd, ifindex: u32, at: LinkAt) -> io::Result<OwnedFd> {
-    let (ty, flags) = match at {
-        LinkAt::Xdp(flags) => (libbpf_sys::BPF_XDP, flags),
-        LinkAt::TcxIngress(first) => (libbpf_sys::BPF_TCX_INGRESS, before(first)),
-        LinkAt::TcxEgress(first) => (libbpf_sys::BPF_TCX_EGRESS, before(first)),
-    };
-    let opts = libbpf_sys::bpf_link_create_opts {
+    let mut opts = libbpf_sys::bpf_link_create_opts {
         sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
-        flags,
         ..Default::default()
     };
+    let (ty, place) = match at {
+        LinkAt::Xdp(flags) => {
+            opts.flags = flags;
+            (libbpf_sys::BPF_XDP, TcxPlace::Last)
+        }
+        LinkAt::TcxIngress(place) => (libbpf_sys::BPF_TCX_INGRESS, place),
+        LinkAt::TcxEgress(place) => (libbpf_sys::BPF_TCX_EGRESS, place),
+    };
+    match place {
+        TcxPlace::Last => {}
+        TcxPlace::First => opts.flags = libbpf_sys::BPF_F_BEFORE,
+        TcxPlace::Before(id) => {
+            opts.flags = libbpf_sys::BPF_F_BEFORE | libbpf_sys::BPF_F_ID;
+            opts.__bindgen_anon_1.tcx.relative_id = id;
+        }
+    }
     // SAFETY: the options outlive the call.
     owned(unsafe {
         libbpf_sys::bpf_link_create(
@@ -359,10 +380,6 @@ pub(crate) fn link_create(program: impl AsFd, ifindex: u32, at: LinkAt) -> io::R
             ptr::from_ref(&opts),
         )
     })
-}
-
-fn before(first: bool) -> u32 {
-    if first { libbpf_sys::BPF_F_BEFORE } else { 0 }
 }
 
 /// Exchanges the program of a link (`BPF_LINK_UPDATE`): at no moment none or both run.
@@ -537,4 +554,12 @@ pub(crate) fn netns_cookie() -> Option<u64> {
         )
     };
     (ret == 0).then_some(cookie)
+}
+
+/// Gives SIGPIPE its default effect back, which Rust takes from it.
+pub(crate) fn default_sigpipe() {
+    // SAFETY: the default action of a signal is always valid.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
 }

@@ -1,15 +1,30 @@
-//! The only code that changes the kernel.
+//! The only code that changes the kernel: loads steps (`loader`), puts them in
+//! force (`publish`, `attach`) and tells what is in force (`inspect`).
 
+mod attach;
 mod counters;
+mod inspect;
 mod instance;
-pub(crate) mod loader;
+mod loader;
 mod netlink;
+mod publish;
+mod stored;
 mod verifier;
 
 pub use counters::Counters;
+pub use inspect::AttachmentStatus;
+pub use inspect::ChainStatus;
+pub use inspect::Status;
+pub use inspect::StepStatus;
+pub use inspect::policy;
+pub use inspect::status;
 pub use instance::Instance;
 pub use instance::Options;
 pub use instance::Verdict;
 pub use netlink::Interface;
 pub use netlink::Interfaces;
+pub use publish::Apply;
+pub use publish::Outcome;
+pub use publish::delete;
+
 pub use crate::sys::TestRun;

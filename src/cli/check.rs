@@ -1,0 +1,86 @@
+//! `emptcp check`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Context;
+use super::Done;
+use super::bind_policy;
+use super::load_policy;
+use super::print_invalid;
+use super::print_json;
+use super::running_kernel;
+use crate::datapath::Interface;
+use crate::datapath::Interfaces;
+use crate::module::KernelVersion;
+use crate::params::AnyInterface;
+use crate::params::InterfaceResolver;
+use crate::plan::longest_paths;
+use crate::plan::plan;
+use crate::policy::Policy;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A policy, or a folder of fragments (*.json).
+    path: PathBuf,
+    /// Judge for a machine with this kernel, whatever its interfaces.
+    #[arg(long, value_name = "VERSION")]
+    kernel: Option<KernelVersion>,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
+    let Some(policy) = load_policy(context, &args.path)? else {
+        return Ok(Done::Invalid);
+    };
+    // For another machine every interface that the policy names is there.
+    let interfaces = match args.kernel {
+        Some(_) => named_interfaces(&policy),
+        None => Interfaces::read()?,
+    };
+    let resolver: &dyn InterfaceResolver =
+        if args.kernel.is_some() { &AnyInterface } else { &interfaces };
+    let kernel = args.kernel.map_or_else(running_kernel, Ok)?;
+    let planned = bind_policy(context, &policy, resolver, kernel)
+        .and_then(|chains| plan(&chains, context.registry.modules(), &interfaces.0));
+    let plan = match planned {
+        Ok(plan) => plan,
+        Err(errors) => return print_invalid(context, &errors),
+    };
+    let paths = longest_paths(&plan);
+    if context.json {
+        let paths: Vec<_> = paths
+            .iter()
+            .map(|(interface, hook, steps)| {
+                json!({ "interface": interface, "hook": hook.name(), "longest_path": steps })
+            })
+            .collect();
+        print_json(&json!({ "valid": true, "attachments": paths }))?;
+    } else {
+        for (interface, hook, steps) in paths {
+            println!("{interface} {hook}: longest path {steps} steps");
+        }
+    }
+    Ok(Done::Yes)
+}
+
+/// Hardware interfaces with the names that a policy uses.
+fn named_interfaces(policy: &Policy) -> Interfaces {
+    let mut found = Interfaces::default();
+    for pattern in policy.chains.iter().flat_map(|c| &c.interfaces) {
+        let name = &pattern.name.value;
+        if found.0.iter().all(|i| i.name != *name) {
+            found.0.push(Interface {
+                index: found.0.len() as u32 + 1,
+                name: name.clone(),
+                altnames: Vec::new(),
+                mtu: 1500,
+                kind: None,
+                raw_ip: false,
+                xdp_program: None,
+            });
+        }
+    }
+    found
+}

@@ -1,0 +1,194 @@
+//! The command line: one file for each verb.
+//!
+//! Data goes to standard output, messages to standard error. Exit codes: 0 done,
+//! 1 failed, 2 wrong usage, 3 (`apply --dry-run`) would change something.
+
+mod apply;
+mod bench;
+mod check;
+mod delete;
+mod modules;
+mod show;
+mod status;
+
+use std::io;
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use clap::Parser;
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::graph::BoundChain;
+use crate::graph::bind;
+use crate::module::KernelVersion;
+use crate::module::Registry;
+use crate::params::InterfaceResolver;
+use crate::policy::Diagnostic;
+use crate::policy::Policy;
+use crate::policy::load;
+
+/// Programmable Multipath TCP: chains of selectors and actors in the kernel.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Folder with more modules (NAME.xdp.o, NAME.tc.o); may be repeated.
+    #[arg(long, global = true, value_name = "DIR")]
+    modules: Vec<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make the policy of this network namespace equal to a file or a folder of fragments.
+    Apply(apply::Args),
+    /// Check a policy without changing anything; needs no privilege.
+    Check(check::Args),
+    /// Print the policy in force.
+    Show,
+    /// Print where the policy runs and what it did.
+    Status(status::Args),
+    /// Remove the policy in force with everything that belongs to it.
+    Delete,
+    /// List the selectors and actors with their parameters.
+    Modules(modules::Args),
+    /// Measure the cost of chains and modules on this machine.
+    Bench(bench::Args),
+}
+
+/// What every verb gets.
+#[derive(Debug)]
+struct Context {
+    json: bool,
+    registry: Registry,
+}
+
+/// How a verb ended, if not with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Yes,
+    /// A policy is not valid; its errors are printed.
+    Invalid,
+    WouldChange,
+}
+
+/// Runs the command of this process.
+pub fn main() -> ExitCode {
+    restore_sigpipe();
+    let cli = Cli::parse();
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
+    match run(cli) {
+        Ok(Done::Yes) => ExitCode::SUCCESS,
+        Ok(Done::Invalid) => ExitCode::FAILURE,
+        Ok(Done::WouldChange) => ExitCode::from(3),
+        Err(error) => {
+            eprintln!("emptcp: {error:#}");
+            if let Some(cure) = cure(&error) {
+                eprintln!("emptcp: {cure}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Done> {
+    // Errors of libbpf reach the user through ours.
+    libbpf_rs::set_print(None);
+    let mut registry = Registry::builtin()?;
+    for folder in &cli.modules {
+        registry.add_folder(folder)?;
+    }
+    let context = Context { json: cli.json, registry };
+    match cli.verb {
+        Verb::Apply(args) => apply::run(&context, &args),
+        Verb::Check(args) => check::run(&context, &args),
+        Verb::Show => show::run(&context),
+        Verb::Status(args) => status::run(&context, &args),
+        Verb::Delete => delete::run(&context),
+        Verb::Modules(args) => modules::run(&context, &args),
+        Verb::Bench(args) => bench::run(&context, &args),
+    }
+}
+
+/// A reader that stops reading (`emptcp modules | head`) ends us quietly, as it does others.
+fn restore_sigpipe() {
+    crate::sys::default_sigpipe();
+}
+
+/// What to do about errors that are not about a policy.
+fn cure(error: &anyhow::Error) -> Option<&'static str> {
+    let denied = error.chain().any(|cause| {
+        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let bpf = cause.downcast_ref::<libbpf_rs::Error>().map(libbpf_rs::Error::kind);
+        io == Some(io::ErrorKind::PermissionDenied)
+            || bpf == Some(libbpf_rs::ErrorKind::PermissionDenied)
+    });
+    denied.then_some("run it as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
+}
+
+/// Prints data as JSON.
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Prints what is wrong with a policy: as JSON on standard output, else as
+/// compilers do on standard error.
+fn print_invalid(context: &Context, errors: &[Diagnostic]) -> Result<Done> {
+    if context.json {
+        print_json(&serde_json::json!({ "valid": false, "errors": errors }))?;
+    } else {
+        for error in errors {
+            eprintln!("{error}");
+        }
+    }
+    Ok(Done::Invalid)
+}
+
+/// Reads a policy and checks it against the modules; what is wrong is printed,
+/// then there is no policy.
+fn load_policy(context: &Context, path: &Path) -> Result<Option<Policy>> {
+    match load(path) {
+        Ok(policy) => Ok(Some(policy)),
+        Err(errors) => print_invalid(context, &errors).map(|_| None),
+    }
+}
+
+/// Checks every step, and whether the kernel has what the modules need.
+fn bind_policy<'p>(
+    context: &Context,
+    policy: &'p Policy,
+    interfaces: &dyn InterfaceResolver,
+    kernel: KernelVersion,
+) -> Result<Vec<BoundChain<'p>>, Vec<Diagnostic>> {
+    let modules = context.registry.modules();
+    let chains = bind(policy, modules, interfaces)?;
+    let mut errors = Vec::new();
+    for step in chains.iter().filter(|c| c.chain.enabled).flat_map(BoundChain::steps) {
+        let module = &modules[step.module];
+        if module.since > kernel {
+            errors.push(Diagnostic::new(
+                &step.at,
+                format!("{} needs Linux {}, this is {kernel}", module.name, module.since),
+            ));
+        }
+    }
+    if errors.is_empty() { Ok(chains) } else { Err(errors) }
+}
+
+/// Version of the running kernel.
+fn running_kernel() -> Result<KernelVersion> {
+    let name = nix::sys::utsname::uname().context("uname")?;
+    name.release().to_string_lossy().parse().map_err(|e: String| anyhow::anyhow!(e))
+}

@@ -1,0 +1,103 @@
+//! `emptcp modules`
+
+use anyhow::Result;
+use anyhow::bail;
+use serde_json::Value;
+use serde_json::json;
+
+use super::Context;
+use super::Done;
+use super::print_json;
+use crate::module::Module;
+use crate::module::Param;
+use crate::params::type_text;
+use crate::policy::nearest;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Only the module of this name.
+    name: Option<String>,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
+    let all = context.registry.modules();
+    let wanted: Vec<&Module> =
+        all.iter().filter(|m| args.name.as_ref().is_none_or(|n| *n == m.name)).collect();
+    if let (Some(name), true) = (&args.name, wanted.is_empty()) {
+        let nearest = nearest(name, all.iter().map(|m| m.name.as_str()));
+        let hint = nearest.map_or(String::new(), |n| format!("; did you mean {n:?}?"));
+        bail!("there is no module {name:?}{hint}");
+    }
+    if context.json {
+        print_json(&wanted.iter().map(|m| describe(m)).collect::<Vec<_>>())?;
+        return Ok(Done::Yes);
+    }
+    for (index, module) in wanted.iter().enumerate() {
+        if index > 0 {
+            println!();
+        }
+        print(module);
+    }
+    Ok(Done::Yes)
+}
+
+fn print(module: &Module) {
+    let hooks: Vec<&str> = module.hooks.iter().map(|h| h.name()).collect();
+    println!("{} {}: {}", module.kind, module.name, module.doc);
+    println!("  hooks {}; Linux {} and later", hooks.join(", "), module.since);
+    for param in &module.params {
+        println!("  {}: {}{}", param.name, type_text(&param.ty), remarks(param));
+        if !param.doc.is_empty() {
+            println!("      {}", param.doc);
+        }
+    }
+}
+
+fn remarks(param: &Param) -> String {
+    let mut remarks = Vec::new();
+    if param.required {
+        remarks.push("required".to_owned());
+    }
+    for (word, value) in
+        [("default", &param.default), ("at least", &param.min), ("at most", &param.max)]
+    {
+        if let Some(value) = value {
+            remarks.push(format!("{word} {value}"));
+        }
+    }
+    if remarks.is_empty() { String::new() } else { format!(" ({})", remarks.join(", ")) }
+}
+
+fn describe(module: &Module) -> Value {
+    let params: Vec<Value> = module
+        .params
+        .iter()
+        .map(|p| {
+            let mut param = json!({
+                "name": p.name,
+                "type": type_text(&p.ty),
+                "doc": p.doc,
+                "required": p.required,
+            });
+            for (key, value) in [("default", &p.default), ("min", &p.min), ("max", &p.max)] {
+                if let Some(value) = value {
+                    param[key] = json!(value);
+                }
+            }
+            param
+        })
+        .collect();
+    json!({
+        "name": module.name,
+        "kind": module.kind.name(),
+        "hooks": module.hooks.iter().map(|h| h.name()).collect::<Vec<_>>(),
+        "since": module.since.to_string(),
+        "doc": module.doc,
+        "flags": {
+            "impure": module.flags.impure,
+            "edits": module.flags.edits,
+            "ends": module.flags.ends,
+        },
+        "params": params,
+    })
+}

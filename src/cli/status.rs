@@ -1,0 +1,90 @@
+//! `emptcp status`
+
+use anyhow::Result;
+use comfy_table::CellAlignment;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+
+use super::Context;
+use super::Done;
+use super::print_json;
+use crate::datapath::Status;
+use crate::datapath::status;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+pub(super) fn run(context: &Context, _args: &Args) -> Result<Done> {
+    let status = status()?;
+    if context.json {
+        print_json(&status)?;
+        return Ok(Done::Yes);
+    }
+    match status {
+        Some(status) => print(&status),
+        None => eprintln!("emptcp: no policy is in force in this network namespace"),
+    }
+    Ok(Done::Yes)
+}
+
+fn print(status: &Status) {
+    println!("generation {}, pins in {}", status.generation, status.pins);
+    let mut places = table(&["INTERFACE", "HOOK", "VIA", "PROGRAM", "STEPS", "CHAINS"], &[3, 4]);
+    for a in &status.attachments {
+        places.add_row([
+            a.interface.clone(),
+            a.hook.clone(),
+            a.via.clone(),
+            a.program.to_string(),
+            a.steps.to_string(),
+            a.chains.join(", "),
+        ]);
+    }
+    println!("\n{places}");
+
+    let mut steps = table(
+        &["CHAIN", "PACKETS", "BYTES", "STEP", "MODULE", "EVALUATED", "MATCHED", "ERRORS"],
+        &[1, 2, 5, 6, 7],
+    );
+    for chain in &status.chains {
+        for (index, step) in chain.steps.iter().enumerate() {
+            let [name, packets, bytes] = match index {
+                0 => [chain.name.clone(), chain.packets.to_string(), chain.bytes.to_string()],
+                _ => Default::default(),
+            };
+            let own = step.step.strip_prefix(&format!("{}/", chain.name)).unwrap_or(&step.step);
+            steps.add_row([
+                name,
+                packets,
+                bytes,
+                own.to_owned(),
+                step.module.clone(),
+                step.counters.evaluated.to_string(),
+                step.counters.matched.to_string(),
+                step.counters.errors.to_string(),
+            ]);
+        }
+    }
+    println!("\n{steps}");
+
+    for (hook, reasons) in &status.reasons {
+        for (reason, packets) in reasons {
+            println!("{hook}: {packets} packets passed untreated: {reason}");
+        }
+    }
+    for line in &status.drift {
+        eprintln!("emptcp: drift: {line} (apply mends it)");
+    }
+}
+
+/// A table without lines; `right`: columns of numbers.
+fn table(header: &[&str], right: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_header(header.to_vec());
+    for column in right {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}

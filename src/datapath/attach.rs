@@ -1,0 +1,371 @@
+//! Entry programs at interfaces: TCX where the kernel has it, else clsact; XDP
+//! by link. What others attached stays, and runs before and behind ours.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::anyhow;
+use anyhow::bail;
+use libbpf_rs::TC_EGRESS;
+use libbpf_rs::TC_INGRESS;
+use libbpf_rs::TcHook;
+use libbpf_rs::TcHookBuilder;
+use libbpf_rs::Xdp;
+use libbpf_rs::XdpFlags;
+use libbpf_rs::query::LinkInfo;
+use libbpf_rs::query::LinkTypeInfo;
+
+use super::netlink;
+use super::netlink::Interface;
+use super::stored::StoredAttachment;
+use super::stored::Via;
+use crate::module::Hook;
+use crate::pin;
+use crate::pin::Home;
+use crate::policy::Position;
+use crate::policy::XdpMode;
+use crate::policy::XdpOptions;
+use crate::sys;
+use crate::sys::LinkAt;
+use crate::sys::TcxPlace;
+
+/// Name of the entry program, as the kernel cuts it.
+const ENTRY_NAME: &str = "emptcp_entry_ru";
+/// Handle of our filters.
+const HANDLE: u32 = 0xe;
+/// Priority of our filters: behind those with a smaller one.
+const PRIORITY: u32 = 50_000;
+/// Priority where a policy wants to be first.
+const PRIORITY_FIRST: u32 = 1;
+
+/// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE` of the uapi.
+const XDP_GENERIC: u32 = 1 << 1;
+const XDP_NATIVE: u32 = 1 << 2;
+
+/// One attachment that is wanted.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) interface: &'a Interface,
+    pub(super) hook: Hook,
+    pub(super) xdp: XdpOptions,
+    pub(super) position: &'a Position,
+}
+
+impl Wanted<'_> {
+    /// What cannot be changed at an attachment that is there.
+    pub(super) fn options(&self) -> String {
+        match self.hook {
+            Hook::Xdp => format!("{:?}", self.xdp.mode),
+            _ => format!("{:?}", self.position),
+        }
+    }
+}
+
+/// What attaching did.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) via: Via,
+    pub(super) made_qdisc: bool,
+    /// How to take it back.
+    pub(super) undo: Undo,
+}
+
+/// Takes an exchange of programs back.
+#[derive(Debug)]
+pub(super) enum Undo {
+    /// Detach what was not there before.
+    Detach(At),
+    /// The program that was there before.
+    Exchange(At, OwnedFd),
+}
+
+impl Undo {
+    pub(super) fn run(self) -> Result<()> {
+        match self {
+            Undo::Detach(at) => at.detach(),
+            Undo::Exchange(at, program) => at.exchange(&program),
+        }
+    }
+}
+
+/// A place that has a program of ours.
+#[derive(Clone, Debug)]
+pub(super) enum At {
+    /// A link that is pinned there.
+    Link(PathBuf),
+    Filter { ifindex: u32, hook: Hook, priority: u32, made_qdisc: bool },
+}
+
+impl At {
+    pub(super) fn exchange(&self, program: impl AsFd) -> Result<()> {
+        match self {
+            At::Link(pin) => {
+                let link = sys::open_pin(pin)
+                    .with_context(|| format!("cannot open the link {}", pin.display()))?;
+                sys::link_update(&link, &program)
+                    .with_context(|| format!("cannot exchange the program of {}", pin.display()))
+            }
+            At::Filter { ifindex, hook, priority, .. } => {
+                filter(program.as_fd(), *ifindex, *hook, *priority)
+                    .replace(true)
+                    .attach()
+                    .context("cannot exchange the program of a filter")?;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn detach(&self) -> Result<()> {
+        match self {
+            // The last reference to a link is its pin.
+            At::Link(pin) => pin::remove(pin),
+            At::Filter { ifindex, hook, priority, made_qdisc } => {
+                let own = std::fs::File::open("/dev/null")?;
+                let mut hook = filter(own.as_fd(), *ifindex, *hook, *priority);
+                match hook.detach() {
+                    Err(e) if !gone(&e) => return Err(e).context("cannot remove a filter"),
+                    _ => {}
+                }
+                if *made_qdisc && netlink::clsact_filters(*ifindex).is_ok_and(|n| n == 0) {
+                    let both = TC_INGRESS | TC_EGRESS;
+                    let mut builder = TcHookBuilder::new(own.as_fd());
+                    // Somebody else may have removed it already.
+                    let _ = builder.ifindex(*ifindex as i32).hook(both).destroy();
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The kernel has no such interface, qdisc or filter any more.
+fn gone(error: &libbpf_rs::Error) -> bool {
+    let text = format!("{error:?}");
+    matches!(error.kind(), libbpf_rs::ErrorKind::NotFound | libbpf_rs::ErrorKind::InvalidInput)
+        || text.contains("No such device")
+}
+
+fn filter(program: std::os::fd::BorrowedFd<'_>, ifindex: u32, hook: Hook, priority: u32) -> TcHook {
+    let point = if hook == Hook::TcEgress { TC_EGRESS } else { TC_INGRESS };
+    TcHookBuilder::new(program)
+        .ifindex(ifindex as i32)
+        .handle(HANDLE)
+        .priority(priority)
+        .hook(point)
+}
+
+/// Path of the pin of a link.
+pub(super) fn link_pin(home: &Home, ifindex: u32, hook: Hook) -> PathBuf {
+    home.join("links").join(format!("{ifindex}-{}", hook.name()))
+}
+
+/// The place of an attachment in force.
+pub(super) fn place(home: &Home, stored: &StoredAttachment) -> Result<At> {
+    let hook: Hook = stored.hook.parse().map_err(|e: String| anyhow!(e))?;
+    Ok(match stored.via {
+        Via::Tcx | Via::Xdp => At::Link(link_pin(home, stored.ifindex, hook)),
+        Via::Clsact => At::Filter {
+            ifindex: stored.ifindex,
+            hook,
+            priority: priority(&stored.options),
+            made_qdisc: stored.made_qdisc,
+        },
+    })
+}
+
+fn priority(options: &str) -> u32 {
+    if options == "First" { PRIORITY_FIRST } else { PRIORITY }
+}
+
+/// Id of the program of ours that really runs at an attachment; `None` if none does.
+pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Option<u32> {
+    match place(home, stored).ok()? {
+        At::Link(pin) => {
+            let link = sys::open_pin(&pin).ok()?;
+            let info = LinkInfo::from_fd(link.as_fd()).ok()?;
+            let ifindex = match info.info {
+                LinkTypeInfo::Xdp(xdp) => xdp.ifindex,
+                LinkTypeInfo::Tcx(tcx) => tcx.ifindex,
+                _ => return None,
+            };
+            // Of an interface that is gone the link stays, without it.
+            (ifindex == stored.ifindex).then_some(info.prog_id)
+        }
+        At::Filter { ifindex, hook, priority, .. } => {
+            let own = std::fs::File::open("/dev/null").ok()?;
+            filter(own.as_fd(), ifindex, hook, priority).query().ok()
+        }
+    }
+}
+
+/// Whether this kernel has TCX (Linux 6.6).
+pub(super) fn has_tcx(ifindex: u32) -> bool {
+    sys::tcx_programs(ifindex, false).is_ok()
+}
+
+/// Attaches a program, or exchanges the one that is there.
+///
+/// # Errors
+///
+/// XDP is taken by somebody else, an interface that is gone, the kernel's.
+pub(super) fn attach(
+    home: &Home,
+    wanted: &Wanted<'_>,
+    present: Option<&StoredAttachment>,
+    program: impl AsFd,
+) -> Result<Attached> {
+    if let Some(present) = present {
+        if present.options == wanted.options() {
+            if let Some(id) = running(home, present) {
+                let at = place(home, present)?;
+                let before = sys::program_by_id(id).context("cannot open the program in force")?;
+                at.exchange(&program)?;
+                return Ok(Attached {
+                    via: present.via,
+                    made_qdisc: present.made_qdisc,
+                    undo: Undo::Exchange(at, before),
+                });
+            }
+        }
+        // Gone, or in another place: anew.
+        place(home, present)?.detach()?;
+    }
+    let index = wanted.interface.index;
+    if wanted.hook == Hook::Xdp || has_tcx(index) {
+        attach_link(home, wanted, program)
+    } else {
+        attach_filter(wanted, program)
+    }
+}
+
+fn attach_link(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
+    let index = wanted.interface.index;
+    let pin = link_pin(home, index, wanted.hook);
+    // Left behind by an apply that was killed.
+    pin::remove(&pin)?;
+    let (via, link) = match wanted.hook {
+        Hook::Xdp => (Via::Xdp, attach_xdp(wanted, &program)?),
+        Hook::TcIngress | Hook::TcEgress => {
+            let egress = wanted.hook == Hook::TcEgress;
+            let place = tcx_place(wanted, egress)?;
+            let at = if egress { LinkAt::TcxEgress(place) } else { LinkAt::TcxIngress(place) };
+            (Via::Tcx, sys::link_create(&program, index, at).with_context(|| failed(wanted))?)
+        }
+    };
+    pin::create_folder(&home.join("links"))?;
+    sys::pin(&link, &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+    Ok(Attached { via, made_qdisc: false, undo: Undo::Detach(At::Link(pin)) })
+}
+
+fn failed(wanted: &Wanted<'_>) -> String {
+    format!("cannot attach to {} of {}", wanted.hook, wanted.interface.name)
+}
+
+fn tcx_place(wanted: &Wanted<'_>, egress: bool) -> Result<TcxPlace> {
+    let index = wanted.interface.index;
+    Ok(match wanted.position {
+        Position::Last => TcxPlace::Last,
+        Position::First => TcxPlace::First,
+        Position::BeforeId(id) => TcxPlace::Before(*id),
+        Position::BeforeName(name) => {
+            let there = sys::tcx_programs(index, egress)?;
+            let found = there.into_iter().find(|id| {
+                let program = sys::program_by_id(*id).and_then(sys::program_info);
+                program.is_ok_and(|(_, n)| n == *name)
+            });
+            TcxPlace::Before(found.with_context(|| {
+                format!("{}: no program {name:?} is there to stand before", failed(wanted))
+            })?)
+        }
+    })
+}
+
+fn attach_xdp(wanted: &Wanted<'_>, program: impl AsFd) -> Result<OwnedFd> {
+    let interface = wanted.interface;
+    if let Some(id) = occupant(interface) {
+        let name = sys::program_by_id(id)
+            .and_then(sys::program_info)
+            .map_or_else(|_| "?".to_owned(), |(_, name)| name);
+        if !wanted.xdp.replace {
+            bail!(
+                "{}: the XDP program {name} (id {id}) is there already; remove it (ip link set dev {} \
+                 xdp off), or say \"xdp\": {{\"replace\": true}}",
+                failed(wanted),
+                interface.name
+            );
+        }
+        Xdp::new(program.as_fd())
+            .detach(interface.index as i32, XdpFlags::NONE)
+            .with_context(|| format!("cannot remove the XDP program {name} (id {id})"))?;
+    }
+    let create = |flags| sys::link_create(&program, interface.index, LinkAt::Xdp(flags));
+    let link = match wanted.xdp.mode {
+        XdpMode::Native => create(XDP_NATIVE),
+        XdpMode::Generic => create(XDP_GENERIC),
+        XdpMode::Auto => create(XDP_NATIVE).or_else(|e| match e.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE) => create(XDP_GENERIC),
+            _ => Err(e),
+        }),
+    };
+    link.map_err(|e: io::Error| match (e.raw_os_error(), wanted.xdp.mode) {
+        (Some(libc::EOPNOTSUPP), XdpMode::Native) => {
+            anyhow!("{}: its driver has no native XDP; use mode auto or generic", failed(wanted))
+        }
+        _ => anyhow::Error::new(e).context(failed(wanted)),
+    })
+}
+
+/// The program that is at XDP of an interface, asked anew: ours may just have been removed.
+fn occupant(interface: &Interface) -> Option<u32> {
+    let now = netlink::Interfaces::read().ok()?;
+    now.by_index(interface.index)?.xdp_program
+}
+
+fn attach_filter(wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
+    let index = wanted.interface.index;
+    let priority = priority(&wanted.options());
+    if matches!(wanted.position, Position::BeforeId(_) | Position::BeforeName(_)) {
+        bail!("{}: a position before another program needs TCX (Linux 6.6)", failed(wanted));
+    }
+    let mut hook = filter(program.as_fd(), index, wanted.hook, priority);
+    let made_qdisc = match hook.create() {
+        Ok(_) => true,
+        Err(e) if e.kind() == libbpf_rs::ErrorKind::AlreadyExists => false,
+        Err(e) => return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted))),
+    };
+    if let Ok(id) = hook.query() {
+        let name = sys::program_by_id(id).and_then(sys::program_info).map(|(_, n)| n);
+        if !name.is_ok_and(|n| n == ENTRY_NAME) {
+            bail!("{}: priority {priority} and handle {HANDLE} of tc are taken", failed(wanted));
+        }
+        // Left behind by an apply that was killed.
+        hook.replace(true);
+    }
+    hook.attach().with_context(|| failed(wanted))?;
+    let at = At::Filter { ifindex: index, hook: wanted.hook, priority, made_qdisc };
+    Ok(Attached { via: Via::Clsact, made_qdisc, undo: Undo::Detach(at) })
+}
+
+/// Removes filters of ours from an interface that no stored policy knows of: an
+/// apply was killed. Links need no search, their pins tell.
+pub(super) fn sweep_filters(ifindex: u32) {
+    if has_tcx(ifindex) {
+        return;
+    }
+    for hook in [Hook::TcIngress, Hook::TcEgress] {
+        for priority in [PRIORITY, PRIORITY_FIRST] {
+            let at = At::Filter { ifindex, hook, priority, made_qdisc: false };
+            let Ok(own) = std::fs::File::open("/dev/null") else { continue };
+            let Ok(id) = filter(own.as_fd(), ifindex, hook, priority).query() else { continue };
+            let name = sys::program_by_id(id).and_then(sys::program_info).map(|(_, n)| n);
+            if name.is_ok_and(|n| n == ENTRY_NAME) {
+                // It runs nothing any more; the next apply tries again.
+                let _ = at.detach();
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What is in force, and whether the kernel still has it so.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use serde::Serialize;
+
+use super::attach;
+use super::counters;
+use super::counters::Counters;
+use super::publish::in_force;
+use super::publish::open_shared;
+use super::stored;
+use super::stored::Stored;
+use super::stored::StoredClass;
+use crate::module::Hook;
+use crate::pin::Home;
+
+/// A policy in force.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Number of the generation.
+    pub generation: u64,
+    /// Folder of its pins.
+    pub pins: String,
+    /// Where it runs.
+    pub attachments: Vec<AttachmentStatus>,
+    /// What its chains did.
+    pub chains: Vec<ChainStatus>,
+    /// Packets that passed untreated, by hook and reason.
+    pub reasons: BTreeMap<String, BTreeMap<String, u64>>,
+    /// What the kernel has otherwise than it was published; `apply` mends it.
+    pub drift: Vec<String>,
+}
+
+/// An attachment in force.
+#[derive(Clone, Debug, Serialize)]
+pub struct AttachmentStatus {
+    /// Name of the interface at the time of the apply.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// The hook.
+    pub hook: String,
+    /// `tcx`, `clsact` or `xdp`.
+    pub via: String,
+    /// Id of the entry program.
+    pub program: u32,
+    /// Chains that run there, in order.
+    pub chains: Vec<String>,
+    /// Steps that are loaded.
+    pub steps: usize,
+}
+
+/// What a chain did.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChainStatus {
+    /// Its name.
+    pub name: String,
+    /// Packets that it selected.
+    pub packets: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Its steps, as loaded.
+    pub steps: Vec<StepStatus>,
+}
+
+/// What a step did.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepStatus {
+    /// Where it stands, such as `cap-lte/select/all[1]`.
+    pub step: String,
+    /// Its module.
+    pub module: String,
+    /// What it counted.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// The policy of this network namespace, as it was written; `None` where there is none.
+///
+/// # Errors
+///
+/// No privilege, or the kernel's.
+pub fn policy() -> Result<Option<(serde_json::Value, Vec<String>)>> {
+    let home = Home::current(false)?;
+    let Some(_lock) = home.lock_shared()? else {
+        return Ok(None);
+    };
+    let Some(stored) = in_force(&home)? else { return Ok(None) };
+    let drift = drift(&home, &stored);
+    Ok(Some((stored.policy, drift)))
+}
+
+/// State and counters of the policy of this network namespace; `None` where there is none.
+///
+/// # Errors
+///
+/// No privilege, or the kernel's.
+pub fn status() -> Result<Option<Status>> {
+    let home = Home::current(false)?;
+    let Some(_lock) = home.lock_shared()? else {
+        return Ok(None);
+    };
+    let Some(stored) = in_force(&home)? else { return Ok(None) };
+    let shared = open_shared(&home)?.context("pins of the policy are missing; apply it again")?;
+    let mut attachments = Vec::new();
+    for attachment in &stored.attachments {
+        let class = &stored.classes[attachment.class];
+        attachments.push(AttachmentStatus {
+            interface: attachment.interface.clone(),
+            ifindex: attachment.ifindex,
+            hook: attachment.hook.clone(),
+            via: serde_json::to_value(attachment.via)?.as_str().unwrap_or_default().to_owned(),
+            program: attachment.program,
+            chains: chains_of(class),
+            steps: class.steps.len(),
+        });
+    }
+    let mut reasons = BTreeMap::new();
+    for hook in Hook::ALL {
+        let found: BTreeMap<_, _> =
+            counters::reasons(&shared.reasons, hook)?.into_iter().collect();
+        if !found.is_empty() {
+            reasons.insert(hook.name().to_owned(), found);
+        }
+    }
+    Ok(Some(Status {
+        generation: stored.generation,
+        pins: home.path().display().to_string(),
+        attachments,
+        chains: chains(&stored, &shared.counters)?,
+        reasons,
+        drift: drift(&home, &stored),
+    }))
+}
+
+fn chains_of(class: &StoredClass) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for step in &class.steps {
+        if !names.contains(&step.chain) {
+            names.push(step.chain.clone());
+        }
+    }
+    names
+}
+
+/// Every step once, though several classes may hold it.
+fn chains(stored: &Stored, map: &MapHandle) -> Result<Vec<ChainStatus>> {
+    let mut all: Vec<ChainStatus> = Vec::new();
+    for step in stored.classes.iter().flat_map(|c| &c.steps) {
+        let chain = match all.iter().position(|c| c.name == step.chain) {
+            Some(index) => &mut all[index],
+            None => {
+                all.push(ChainStatus {
+                    name: step.chain.clone(),
+                    packets: 0,
+                    bytes: 0,
+                    steps: Vec::new(),
+                });
+                let last = all.len() - 1;
+                &mut all[last]
+            }
+        };
+        if chain.steps.iter().any(|s| s.step == step.key) {
+            continue;
+        }
+        let counters = counters::read(map, step.id)?;
+        if step.first_actor {
+            chain.packets = counters.evaluated;
+            chain.bytes = counters.bytes;
+        }
+        chain.steps.push(StepStatus {
+            step: step.key.clone(),
+            module: step.module.clone(),
+            counters,
+        });
+    }
+    Ok(all)
+}
+
+/// What the kernel has otherwise than it was published.
+pub(super) fn drift(home: &Home, stored: &Stored) -> Vec<String> {
+    let mut drift = Vec::new();
+    for a in &stored.attachments {
+        match attach::running(home, a) {
+            Some(program) if program == a.program => {}
+            Some(program) => drift.push(format!(
+                "{} of {}: program {program} runs in the place of {}",
+                a.hook, a.interface, a.program
+            )),
+            None => drift.push(format!("{} of {}: nothing of emptcp is attached", a.hook, a.interface)),
+        }
+    }
+    for (index, class) in stored.classes.iter().enumerate() {
+        let folder = home.join(stored::generation_folder(stored.generation));
+        let matches = MapHandle::from_pinned_path(folder.join(format!("{index}-progs")))
+            .is_ok_and(|array| slots_match(&array, class));
+        if !matches {
+            drift.push(format!("{}: steps of {} are missing", class.hook, chains_of(class).join(", ")));
+        }
+    }
+    drift
+}
+
+/// Whether every slot holds the program that was put there.
+pub(super) fn slots_match(array: &MapHandle, class: &StoredClass) -> bool {
+    class.steps.iter().enumerate().all(|(slot, step)| {
+        // A program array gives the id of the program.
+        let id = array.lookup(&(slot as u32).to_ne_bytes(), MapFlags::ANY).ok().flatten();
+        id.is_some_and(|id| id == step.program.to_ne_bytes())
+    })
+}

@@ -1,0 +1,704 @@
+//! Puts a policy in force as one transaction. The order is what matters:
+//!
+//! 1. everything of the new generation is loaded, and pinned in a folder of its own;
+//! 2. the entry programs are exchanged, interface by interface; the new ones know
+//!    both generations and still run the old one;
+//! 3. what is now in force is written down, in the new generation's folder;
+//! 4. one store of the generation word: all hooks and interfaces change together;
+//! 5. a grace period: nobody runs the old generation any more;
+//! 6. what nobody needs goes away.
+//!
+//! An apply that ends anywhere before 4 leaves the old policy in force, after it
+//! the new one; the next apply clears the rest.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::os::fd::AsFd as _;
+use std::os::fd::OwnedFd;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use fail::fail_point;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use sha2::Digest as _;
+use sha2::Sha256;
+
+use super::attach;
+use super::attach::Undo;
+use super::attach::Wanted;
+use super::counters;
+use super::loader;
+use super::loader::Class;
+use super::loader::LoadedClass;
+use super::loader::Loader;
+use super::loader::Shared;
+use super::loader::Side;
+use super::loader::Start;
+use super::loader::StateMap;
+use super::netlink::Interfaces;
+use super::stored;
+use super::stored::Stored;
+use super::stored::StoredAttachment;
+use super::stored::StoredClass;
+use super::stored::StoredStep;
+use crate::abi;
+use crate::abi::Framing;
+use crate::graph::BoundChain;
+use crate::module::KernelVersion;
+use crate::module::Registry;
+use crate::module::Scope;
+use crate::pin;
+use crate::pin::Home;
+use crate::plan::Plan;
+use crate::sys;
+
+/// What an apply did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The policy was in force already.
+    Unchanged,
+    /// It is now.
+    Applied {
+        /// Number of its generation.
+        generation: u64,
+    },
+}
+
+/// All that an apply needs to know.
+#[derive(Debug)]
+pub struct Apply<'a> {
+    /// The modules.
+    pub registry: &'a Registry,
+    /// Version of the running kernel.
+    pub kernel: KernelVersion,
+    /// The policy, as `show --json` prints it.
+    pub policy: serde_json::Value,
+    /// Its chains, checked.
+    pub chains: &'a [BoundChain<'a>],
+    /// Where they run.
+    pub plan: &'a Plan,
+    /// The interfaces of the plan.
+    pub interfaces: &'a Interfaces,
+}
+
+/// A map of the engine by its pin, and whether every step refers to it.
+const GENERATION: &str = "generation";
+const COUNTERS: &str = "counters";
+const REASONS: &str = "reasons";
+const CHAIN_WORDS: &str = "chain_words";
+/// Folder of the maps that modules keep.
+const STATE: &str = "state";
+
+impl Apply<'_> {
+    /// Puts the policy in force.
+    ///
+    /// # Errors
+    ///
+    /// No privilege, no memory, the verifier refuses a step, an interface is taken:
+    /// the policy before stays in force.
+    pub fn run(&self) -> Result<Outcome> {
+        let locked = Home::current(true)?.lock()?;
+        let result = self.publish(&locked.home);
+        if result.is_err() && generation(&locked.home).is_none_or(|g| g.current == 0) {
+            // Nothing was in force: leave nothing.
+            clear(&locked.home)?;
+        }
+        result
+    }
+
+    /// Whether an apply would change anything.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Apply::run`], as far as can be seen without loading anything.
+    pub fn would_change(&self) -> Result<bool> {
+        let home = Home::current(false)?;
+        let Some(_lock) = home.lock_shared()? else {
+            return Ok(true);
+        };
+        let Some(stored) = in_force(&home)? else { return Ok(true) };
+        let Some(shared) = open_shared(&home)? else { return Ok(true) };
+        let (classes, _) = self.classes(Some(&stored), &shared)?;
+        Ok(!self.is_in_force(&home, &stored, &classes, &shared))
+    }
+
+    fn publish(&self, home: &Home) -> Result<Outcome> {
+        let stored = in_force(home)?;
+        sweep(home, stored.as_ref())?;
+        let mut shared = shared(home)?;
+        let (mut classes, ids) = self.classes(stored.as_ref(), &shared)?;
+        if let Some(stored) = &stored {
+            if self.is_in_force(home, stored, &classes, &shared) {
+                return Ok(Outcome::Unchanged);
+            }
+        }
+
+        let known = stored.as_ref().map_or(loader::COUNTERS, |s| s.counters);
+        let capacity = capacity(&ids, known);
+        let old_counters = if capacity > known {
+            let larger = loader::create_counters(capacity)?;
+            Some(std::mem::replace(&mut shared.counters, larger))
+        } else {
+            None
+        };
+        if old_counters.is_some() {
+            // Steps name their counters: all are loaded anew.
+            classes = self.classes(stored.as_ref(), &shared)?.0;
+        }
+        clear_new_counters(&shared, stored.as_ref(), &ids)?;
+
+        let number = next_number(&shared)?;
+        let folder = home.join(stored::generation_folder(number));
+        pin::create_folder(&folder)?;
+        let mut undo = Vec::new();
+        let published = self.exchange(home, stored.as_ref(), &shared, &classes, number, &mut undo);
+        let mut now = match published {
+            Ok(now) => now,
+            Err(error) => {
+                for step in undo.into_iter().rev() {
+                    if let Err(e) = step.run() {
+                        eprintln!("emptcp: while taking the change back: {e:#}");
+                    }
+                }
+                pin::remove(&folder)?;
+                return Err(error);
+            }
+        };
+        now.ids = ids;
+        now.counters = capacity;
+        now.pin(&folder.join("policy"))?;
+        fail_point!("before-flip");
+        sys::store_u64(&shared.generation, 0, number).context("cannot change the generation")?;
+        fail_point!("after-flip");
+        sys::grace_period().context("cannot wait for the programs that run")?;
+        if let Some(old) = old_counters {
+            carry_over(&old, &shared.counters, stored.as_ref(), &now)?;
+            let pin = home.join(COUNTERS);
+            pin::remove(&pin)?;
+            sys::pin(&shared.counters, &pin).context("cannot pin the counters")?;
+        }
+        fail_point!("before-cleanup");
+        if let Some(stored) = &stored {
+            detach_unused(home, stored, &now)?;
+        }
+        sweep(home, Some(&now))?;
+        self.sweep_state(home, &classes)?;
+        Ok(Outcome::Applied { generation: number })
+    }
+
+    /// The classes of the plan with the numbers of their steps, and all these numbers.
+    fn classes(
+        &self,
+        stored: Option<&Stored>,
+        shared: &Shared,
+    ) -> Result<(Vec<(Class, String)>, BTreeMap<String, u32>)> {
+        let before = stored.map(|s| s.ids.clone()).unwrap_or_default();
+        let modules = self.registry.modules();
+        let mut keys: Vec<String> = Vec::new();
+        for class in &self.plan.classes {
+            for node in &class.graph.nodes {
+                keys.push(step_name(&node.key, &modules[node.module].name));
+            }
+        }
+        let ids = number(&before, keys);
+        let mut classes = Vec::new();
+        for class in &self.plan.classes {
+            let own = class
+                .graph
+                .nodes
+                .iter()
+                .map(|n| ids[&step_name(&n.key, &modules[n.module].name)])
+                .collect();
+            let class = Class {
+                hook: class.hook,
+                framing: if class.raw_ip { Framing::Ip } else { Framing::Ether },
+                frags: class.frags,
+                graph: class.graph.clone(),
+                ids: own,
+                zones: class.zones.clone(),
+                drop_undecidable: class.drop_undecidable,
+                count: true,
+            };
+            let digest = self.digest(&class, shared)?;
+            classes.push((class, digest));
+        }
+        Ok((classes, ids))
+    }
+
+    /// A number for all that decides what the programs of a class do.
+    fn digest(&self, class: &Class, shared: &Shared) -> Result<String> {
+        let mut hash = Sha256::new();
+        let mut add = |text: String| {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        };
+        for map in [&shared.generation, &shared.counters, &shared.reasons, &shared.chain_words] {
+            add(map.info()?.info.id.to_string());
+        }
+        add(format!("{:?} {:?} {}", class.hook, class.framing, class.frags));
+        add(format!("{:?} {:?} {}", class.start(), class.zones, class.count));
+        for (node, id) in class.graph.nodes.iter().zip(&class.ids) {
+            let object = self.registry.bytes(node.module, class.family()).unwrap_or_default();
+            add(format!("{:x?}", Sha256::digest(object)));
+            add(format!("{id} {:?} {:?} {:?}", node.match_to, node.miss_to, node.error_to));
+            add(format!("{} {:?}", node.first_actor, node.params));
+        }
+        let digest = hash.finalize();
+        Ok(digest.iter().map(|b| format!("{b:02x}")).collect())
+    }
+
+    fn is_in_force(
+        &self,
+        home: &Home,
+        stored: &Stored,
+        classes: &[(Class, String)],
+        shared: &Shared,
+    ) -> bool {
+        let same_classes = stored.classes.len() == classes.len()
+            && stored.classes.iter().zip(classes).all(|(s, (_, digest))| s.digest == *digest);
+        let same_places = stored.attachments.len() == self.plan.attachments.len()
+            && self.plan.attachments.iter().all(|wanted| {
+                find(stored, wanted.ifindex, wanted.hook.name()).is_some_and(|s| {
+                    s.class == wanted.class
+                        && self.wanted(wanted).is_some_and(|w| w.options() == s.options)
+                })
+            });
+        let cookie = sys::netns_cookie();
+        let number = generation_of(shared).current;
+        stored.policy == self.policy
+            && stored.generation == number
+            && stored.netns_cookie == cookie
+            && same_classes
+            && same_places
+            && super::inspect::drift(home, stored).is_empty()
+    }
+
+    fn wanted<'b>(&'b self, attachment: &'b crate::plan::Attachment) -> Option<Wanted<'b>> {
+        Some(Wanted {
+            interface: self.interfaces.by_index(attachment.ifindex)?,
+            hook: attachment.hook,
+            xdp: attachment.xdp,
+            position: &attachment.position,
+        })
+    }
+
+    /// Loads what is new, and exchanges the entry programs.
+    fn exchange(
+        &self,
+        home: &Home,
+        stored: Option<&Stored>,
+        shared: &Shared,
+        classes: &[(Class, String)],
+        number: u64,
+        undo: &mut Vec<Undo>,
+    ) -> Result<Stored> {
+        let folder = home.join(stored::generation_folder(number));
+        let mut loader = Loader::new(self.registry, self.kernel);
+        let mut loaded = Vec::new();
+        for (index, (class, digest)) in classes.iter().enumerate() {
+            let present = match stored {
+                Some(stored) => present_class(home, stored, digest)?,
+                None => None,
+            };
+            let class = match present {
+                Some(class) => class,
+                None => loader
+                    .load_class(class, shared, &mut |wanted| state_map(home, &wanted))?,
+            };
+            let pin = folder.join(format!("{index}-progs"));
+            sys::pin(&class.array, &pin)
+                .with_context(|| format!("cannot pin {}", pin.display()))?;
+            loaded.push(class);
+        }
+        fail_point!("loaded");
+
+        let arrays = match stored {
+            Some(stored) => old_arrays(home, stored)?,
+            None => Vec::new(),
+        };
+        let mut entries: HashMap<(usize, Option<usize>), OwnedFd> = HashMap::new();
+        let mut attachments = Vec::new();
+        for wanted in &self.plan.attachments {
+            let (class, _) = &classes[wanted.class];
+            let next = Side {
+                generation: number,
+                array: &loaded[wanted.class].array,
+                start: class.start(),
+            };
+            let present = stored.and_then(|s| find(s, wanted.ifindex, wanted.hook.name()));
+            // Arrays of another flavour cannot be called: packets pass until the change.
+            let before = present.filter(|p| {
+                stored.is_some_and(|s| s.classes[p.class].frags == class.frags)
+            });
+            let prev = before.zip(stored).map(|(present, stored)| Side {
+                generation: stored.generation,
+                array: &arrays[present.class],
+                start: Start {
+                    slot: stored.classes[present.class].start,
+                    undecidable: stored.classes[present.class].undecidable,
+                },
+            });
+            let key = (wanted.class, before.map(|p| p.class));
+            let entry = match entries.entry(key) {
+                std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
+                std::collections::hash_map::Entry::Vacant(e) => {
+                    e.insert(loader.load_entry(class, shared, &next, prev.as_ref())?)
+                }
+            };
+            let place = self.wanted(wanted).context("an interface has gone")?;
+            let attached = attach::attach(home, &place, present, &*entry)?;
+            undo.push(attached.undo);
+            attachments.push(StoredAttachment {
+                ifindex: wanted.ifindex,
+                interface: wanted.interface.clone(),
+                hook: wanted.hook.name().to_owned(),
+                class: wanted.class,
+                via: attached.via,
+                options: place.options(),
+                program: sys::program_info(&*entry)?.0,
+                made_qdisc: attached.made_qdisc,
+            });
+            fail_point!("attached");
+        }
+        Ok(Stored {
+            emptcp: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: number,
+            netns_cookie: sys::netns_cookie(),
+            policy: self.policy.clone(),
+            counters: 0,
+            ids: BTreeMap::new(),
+            classes: self.stored_classes(classes, &loaded)?,
+            attachments,
+        })
+    }
+
+    fn stored_classes(
+        &self,
+        classes: &[(Class, String)],
+        loaded: &[LoadedClass],
+    ) -> Result<Vec<StoredClass>> {
+        let modules = self.registry.modules();
+        let mut all = Vec::new();
+        for (((class, digest), loaded), plan) in classes.iter().zip(loaded).zip(&self.plan.classes)
+        {
+            let start = class.start();
+            let steps = class.graph.nodes.iter().enumerate().map(|(slot, node)| StoredStep {
+                chain: self.chains[plan.chains[node.chain]].chain.name.value.clone(),
+                key: node.key.clone(),
+                also: node.also.clone(),
+                module: modules[node.module].name.clone(),
+                first_actor: node.first_actor,
+                id: class.ids[slot],
+                program: loaded.programs[slot],
+            });
+            all.push(StoredClass {
+                digest: digest.clone(),
+                hook: class.hook.name().to_owned(),
+                frags: class.frags,
+                start: start.slot,
+                undecidable: start.undecidable,
+                array: loaded.array.info()?.info.id,
+                steps: steps.collect(),
+            });
+        }
+        Ok(all)
+    }
+
+    /// Removes the state of steps that are no more.
+    fn sweep_state(&self, home: &Home, classes: &[(Class, String)]) -> Result<()> {
+        let loader = Loader::new(self.registry, self.kernel);
+        let mut used = Vec::new();
+        for (class, _) in classes {
+            for (scope, step, map) in loader.state_maps(class) {
+                used.push(state_name(scope, step, &map));
+            }
+        }
+        let folder = home.join(STATE);
+        for name in pin::list(&folder)? {
+            let kept = name.starts_with(KEPT) || used.contains(&name);
+            if !kept {
+                pin::remove(&folder.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes the policy of this network namespace with everything that belongs to it.
+/// `false`: there was none.
+///
+/// # Errors
+///
+/// No privilege, or the kernel's.
+pub fn delete() -> Result<bool> {
+    let home = Home::current(false)?;
+    if !home.exists() {
+        return Ok(false);
+    }
+    let locked = home.lock()?;
+    let home = &locked.home;
+    let stored = in_force(home)?;
+    if let Some(number) = generation(home) {
+        // No entry program knows generation 0: all packets pass, everywhere at once.
+        let _ = number;
+        if let Some(shared) = open_shared(home)? {
+            sys::store_u64(&shared.generation, 0, 0).context("cannot change the generation")?;
+        }
+    }
+    if let Some(stored) = &stored {
+        for attachment in &stored.attachments {
+            attach::place(home, attachment)?.detach()?;
+        }
+    }
+    sweep(home, None)?;
+    clear(home)?;
+    Ok(stored.is_some())
+}
+
+/// The policy in force, if there is one.
+pub(super) fn in_force(home: &Home) -> Result<Option<Stored>> {
+    let Some(generation) = generation(home) else { return Ok(None) };
+    if generation.current == 0 {
+        return Ok(None);
+    }
+    let path = home.join(stored::generation_folder(generation.current)).join("policy");
+    let stored = Stored::open(&path)?;
+    // The inode of a namespace that is gone is given to new ones.
+    Ok(stored.filter(|s| s.netns_cookie.is_none() || s.netns_cookie == sys::netns_cookie()))
+}
+
+fn generation(home: &Home) -> Option<abi::Generation> {
+    let map = MapHandle::from_pinned_path(home.join(GENERATION)).ok()?;
+    read_generation(&map)
+}
+
+fn generation_of(shared: &Shared) -> abi::Generation {
+    read_generation(&shared.generation).unwrap_or_default()
+}
+
+fn read_generation(map: &MapHandle) -> Option<abi::Generation> {
+    let bytes = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).ok()??;
+    let mut generation = abi::Generation::default();
+    plain::copy_from_bytes(&mut generation, &bytes).ok()?;
+    Some(generation)
+}
+
+/// A number that no generation of this policy ever had.
+fn next_number(shared: &Shared) -> Result<u64> {
+    let generation = generation_of(shared);
+    let number = generation.current.max(generation.latest) + 1;
+    sys::store_u64(&shared.generation, 8, number).context("cannot number the generation")?;
+    Ok(number)
+}
+
+/// The maps that all steps share; created where they are not.
+fn shared(home: &Home) -> Result<Shared> {
+    let new = Shared::create(loader::COUNTERS)?;
+    let open = |name: &str, new: MapHandle| -> Result<MapHandle> {
+        let path = home.join(name);
+        if path.exists() {
+            return MapHandle::from_pinned_path(&path)
+                .with_context(|| format!("cannot open {}", path.display()));
+        }
+        sys::pin(&new, &path).with_context(|| format!("cannot pin {}", path.display()))?;
+        Ok(new)
+    };
+    Ok(Shared {
+        generation: open(GENERATION, new.generation)?,
+        counters: open(COUNTERS, new.counters)?,
+        reasons: open(REASONS, new.reasons)?,
+        chain_words: open(CHAIN_WORDS, new.chain_words)?,
+    })
+}
+
+/// The maps that all steps share, if they are all there.
+pub(super) fn open_shared(home: &Home) -> Result<Option<Shared>> {
+    let names = [GENERATION, COUNTERS, REASONS, CHAIN_WORDS];
+    if names.iter().any(|n| !home.join(n).exists()) {
+        return Ok(None);
+    }
+    let open = |name: &str| {
+        MapHandle::from_pinned_path(home.join(name)).with_context(|| format!("cannot open {name}"))
+    };
+    Ok(Some(Shared {
+        generation: open(GENERATION)?,
+        counters: open(COUNTERS)?,
+        reasons: open(REASONS)?,
+        chain_words: open(CHAIN_WORDS)?,
+    }))
+}
+
+/// Identity of a step in the counters.
+fn step_name(key: &str, module: &str) -> String {
+    format!("{key} {module}")
+}
+
+/// Numbers for steps: those they had, else the lowest that are free.
+fn number(before: &BTreeMap<String, u32>, keys: Vec<String>) -> BTreeMap<String, u32> {
+    let mut ids = BTreeMap::new();
+    for key in &keys {
+        if let Some(id) = before.get(key) {
+            ids.insert(key.clone(), *id);
+        }
+    }
+    let taken: std::collections::BTreeSet<u32> = before.values().copied().collect();
+    let mut free = (0..).filter(|id| !taken.contains(id));
+    for key in keys {
+        if let std::collections::btree_map::Entry::Vacant(e) = ids.entry(key) {
+            e.insert(free.next().unwrap_or_default());
+        }
+    }
+    ids
+}
+
+fn capacity(ids: &BTreeMap<String, u32>, known: u32) -> u32 {
+    let needed = ids.values().max().map_or(0, |id| id + 1);
+    if needed <= known { known } else { needed.next_power_of_two() }
+}
+
+/// Numbers that were free may have been another step's once.
+fn clear_new_counters(
+    shared: &Shared,
+    stored: Option<&Stored>,
+    ids: &BTreeMap<String, u32>,
+) -> Result<()> {
+    for (key, id) in ids {
+        if !stored.is_some_and(|s| s.ids.contains_key(key)) {
+            counters::clear(&shared.counters, *id)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds what the steps counted before the change to what they count since.
+fn carry_over(
+    old: &MapHandle,
+    new: &MapHandle,
+    stored: Option<&Stored>,
+    now: &Stored,
+) -> Result<()> {
+    for (key, id) in stored.map(|s| &s.ids).into_iter().flatten() {
+        if now.ids.get(key) == Some(id) {
+            counters::add(new, *id, counters::read(old, *id)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn find<'s>(stored: &'s Stored, ifindex: u32, hook: &str) -> Option<&'s StoredAttachment> {
+    stored.attachments.iter().find(|a| a.ifindex == ifindex && a.hook == hook)
+}
+
+fn array_pin(home: &Home, generation: u64, class: usize) -> std::path::PathBuf {
+    home.join(stored::generation_folder(generation)).join(format!("{class}-progs"))
+}
+
+fn old_arrays(home: &Home, stored: &Stored) -> Result<Vec<MapHandle>> {
+    let open = |class| {
+        MapHandle::from_pinned_path(array_pin(home, stored.generation, class))
+            .context("cannot open the steps in force")
+    };
+    (0..stored.classes.len()).map(open).collect()
+}
+
+/// A class in force that does the same: it stays as it is.
+fn present_class(home: &Home, stored: &Stored, digest: &str) -> Result<Option<LoadedClass>> {
+    let Some(index) = stored.classes.iter().position(|c| c.digest == digest) else {
+        return Ok(None);
+    };
+    let class = &stored.classes[index];
+    let pin = array_pin(home, stored.generation, index);
+    let Ok(array) = MapHandle::from_pinned_path(pin) else { return Ok(None) };
+    if !super::inspect::slots_match(&array, class) {
+        return Ok(None);
+    }
+    let programs = class.steps.iter().map(|s| s.program).collect();
+    Ok(Some(LoadedClass { array, programs }))
+}
+
+/// Prefix of the pins that outlive every apply.
+const KEPT: &str = "k-";
+
+fn state_name(scope: Scope, step: u32, map: &str) -> String {
+    match scope {
+        Scope::Step => format!("s{step}-{map}"),
+        Scope::Policy => format!("p-{map}"),
+        Scope::Keep => format!("{KEPT}{map}"),
+    }
+}
+
+/// The map that a step of a module keeps: the one that is there, else a new one.
+fn state_map(home: &Home, wanted: &StateMap<'_>) -> Result<MapHandle> {
+    let folder = home.join(STATE);
+    pin::create_folder(&folder)?;
+    let path = folder.join(state_name(wanted.info.scope, wanted.step, &wanted.info.name));
+    let shape = wanted.prepared;
+    if path.exists() {
+        let map = MapHandle::from_pinned_path(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        let same = map.map_type() == shape.ty
+            && map.key_size() == shape.key_size
+            && map.value_size() == shape.value_size
+            && map.max_entries() == shape.max_entries;
+        if same {
+            return Ok(map);
+        }
+        if wanted.info.scope == Scope::Keep {
+            bail!(
+                "the map {} in force has another layout (of another version?): delete the policy first",
+                wanted.info.name
+            );
+        }
+        pin::remove(&path)?;
+    }
+    let sizes = [shape.key_size, shape.value_size, shape.max_entries];
+    let map = loader::create_map(&wanted.info.name, shape.ty, sizes, shape.flags)?;
+    sys::pin(&map, &path).with_context(|| format!("cannot pin {}", path.display()))?;
+    Ok(map)
+}
+
+/// Attachments that the new policy does not have: their entry programs know
+/// nothing of its generation, packets pass already.
+fn detach_unused(home: &Home, before: &Stored, now: &Stored) -> Result<()> {
+    for attachment in &before.attachments {
+        if find(now, attachment.ifindex, &attachment.hook).is_none() {
+            attach::place(home, attachment)?.detach()?;
+        }
+    }
+    Ok(())
+}
+
+/// Clears what an apply that was killed has left: all that the stored policy does not know.
+fn sweep(home: &Home, stored: Option<&Stored>) -> Result<()> {
+    for number in stored::generations(home.path())? {
+        if stored.is_none_or(|s| s.generation != number) {
+            pin::remove(&home.join(stored::generation_folder(number)))?;
+        }
+    }
+    let links = home.join("links");
+    for name in pin::list(&links)? {
+        let known = name.split_once('-').is_some_and(|(ifindex, hook)| {
+            let ifindex = ifindex.parse().ok();
+            let stored = stored.zip(ifindex);
+            stored.is_some_and(|(s, ifindex)| find(s, ifindex, hook).is_some())
+        });
+        if !known {
+            pin::remove(&links.join(name))?;
+        }
+    }
+    for interface in Interfaces::read()?.0 {
+        let known = stored.is_some_and(|s| s.attachments.iter().any(|a| a.ifindex == interface.index));
+        if !known {
+            attach::sweep_filters(interface.index);
+        }
+    }
+    Ok(())
+}
+
+/// Removes the folder with all pins.
+fn clear(home: &Home) -> Result<()> {
+    pin::remove(home.path())
+}

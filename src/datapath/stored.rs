@@ -1,0 +1,136 @@
+//! What is in force, as it was published: kept in a pinned map of the same
+//! transaction.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::MapType;
+use serde::Deserialize;
+use serde::Serialize;
+
+use super::loader::create_map;
+use crate::pin;
+
+/// A published generation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Stored {
+    /// Version of emptcp that published it.
+    pub(crate) emptcp: String,
+    /// Number of the generation.
+    pub(crate) generation: u64,
+    /// Cookie of the network namespace, where the kernel gives one: inodes are used again.
+    pub(crate) netns_cookie: Option<u64>,
+    /// The policy, as `show --json` prints it.
+    pub(crate) policy: serde_json::Value,
+    /// Steps that the counters have room for.
+    pub(crate) counters: u32,
+    /// Number of each step in the counters, by its id and module.
+    pub(crate) ids: BTreeMap<String, u32>,
+    /// What is loaded.
+    pub(crate) classes: Vec<StoredClass>,
+    /// Where it runs.
+    pub(crate) attachments: Vec<StoredAttachment>,
+}
+
+/// A class in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredClass {
+    /// All that decides what its programs do.
+    pub(crate) digest: String,
+    pub(crate) hook: String,
+    pub(crate) frags: bool,
+    /// Slots where packets begin: those that can be parsed, and others.
+    pub(crate) start: u32,
+    pub(crate) undecidable: u32,
+    /// Id of the program array.
+    pub(crate) array: u32,
+    /// By slot.
+    pub(crate) steps: Vec<StoredStep>,
+}
+
+/// A step in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredStep {
+    pub(crate) chain: String,
+    pub(crate) key: String,
+    /// Equal tests for which it stands too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) also: Vec<String>,
+    pub(crate) module: String,
+    pub(crate) first_actor: bool,
+    /// Number in the counters.
+    pub(crate) id: u32,
+    /// Id of the program.
+    pub(crate) program: u32,
+}
+
+/// How a class is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Via {
+    Tcx,
+    Clsact,
+    Xdp,
+}
+
+/// An attachment in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredAttachment {
+    pub(crate) ifindex: u32,
+    pub(crate) interface: String,
+    pub(crate) hook: String,
+    /// Index of the class.
+    pub(crate) class: usize,
+    pub(crate) via: Via,
+    /// Mode and position that were asked for: others need another attachment.
+    pub(crate) options: String,
+    /// Id of the entry program.
+    pub(crate) program: u32,
+    /// The clsact qdisc is ours.
+    pub(crate) made_qdisc: bool,
+}
+
+impl Stored {
+    /// Writes it into a map at a path.
+    pub(crate) fn pin(&self, path: &Path) -> Result<()> {
+        let mut bytes = serde_json::to_vec(self)?;
+        let length = bytes.len() as u32;
+        // Length first: a map's value has no other end.
+        bytes.splice(0..0, length.to_ne_bytes());
+        let map = create_map("policy", MapType::Array, [4, bytes.len() as u32, 1], 0)?;
+        map.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY)?;
+        map.freeze().context("cannot freeze the policy")?;
+        crate::sys::pin(&map, path).with_context(|| format!("cannot pin {}", path.display()))
+    }
+
+    /// Reads it back; `None` where nothing is pinned.
+    pub(crate) fn open(path: &Path) -> Result<Option<Self>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let map = MapHandle::from_pinned_path(path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        let bytes = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
+        let length = bytes.first_chunk::<4>().map_or(0, |l| u32::from_ne_bytes(*l)) as usize;
+        let text = bytes.get(4..4 + length).context("the stored policy is cut short")?;
+        let stored = serde_json::from_slice(text)
+            .context("the stored policy is of another version of emptcp: delete and apply again")?;
+        Ok(Some(stored))
+    }
+}
+
+/// Folder of a generation.
+pub(crate) fn generation_folder(number: u64) -> String {
+    format!("gen-{number}")
+}
+
+/// Numbers of the generations of which something is pinned.
+pub(crate) fn generations(home: &Path) -> Result<Vec<u64>> {
+    let names = pin::list(home)?;
+    Ok(names.iter().filter_map(|n| n.strip_prefix("gen-")?.parse().ok()).collect())
+}

@@ -1,0 +1,309 @@
+//! Which chains meet at which hook of which interface, and what is loaded there.
+//! Pure: interfaces are given.
+//!
+//! Interfaces with the same chains, framing and flavour share one *class*: one
+//! graph, loaded once.
+
+use crate::datapath::Interface;
+use crate::graph::BoundChain;
+use crate::graph::Graph;
+use crate::graph::MOST_STEPS_PER_RUN;
+use crate::graph::compile;
+use crate::graph::longest_path;
+use crate::module::Hook;
+use crate::module::Module;
+use crate::params::TableContents;
+use crate::policy::Diagnostic;
+use crate::policy::OnError;
+use crate::policy::Place;
+use crate::policy::Position;
+use crate::policy::XdpOptions;
+
+/// Largest MTU that fits into one page with what XDP puts around a packet.
+const ONE_BUFFER_MTU: u32 = 3498;
+
+/// All that is in force under a policy.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// What is loaded.
+    pub classes: Vec<ClassPlan>,
+    /// Where it runs.
+    pub attachments: Vec<Attachment>,
+}
+
+/// A graph that one or several interfaces share.
+#[derive(Clone, Debug)]
+pub struct ClassPlan {
+    /// The hook.
+    pub hook: Hook,
+    /// Packets begin with an IP header.
+    pub raw_ip: bool,
+    /// XDP for packets of several buffers.
+    pub frags: bool,
+    /// Packets that cannot be parsed are dropped.
+    pub drop_undecidable: bool,
+    /// Indices of the chains, in order.
+    pub chains: Vec<usize>,
+    /// The steps.
+    pub graph: Graph,
+    /// Zone of each node's chain.
+    pub zones: Vec<u32>,
+}
+
+/// A class at one hook of one interface.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// The interface.
+    pub ifindex: u32,
+    /// Its name.
+    pub interface: String,
+    /// The hook.
+    pub hook: Hook,
+    /// Index of the class.
+    pub class: usize,
+    /// How, at XDP.
+    pub xdp: XdpOptions,
+    /// Where among others, at tc.
+    pub position: Position,
+}
+
+/// Lays out the enabled chains of a policy over the interfaces.
+///
+/// # Errors
+///
+/// A chain names an interface that does not exist, a path is longer than one run
+/// may be, chains want an interface in different ways, edits at XDP where
+/// checksums may be incomplete.
+pub fn plan(
+    chains: &[BoundChain<'_>],
+    modules: &[Module],
+    interfaces: &[Interface],
+) -> Result<Plan, Vec<Diagnostic>> {
+    let mut errors = Vec::new();
+    for chain in chains.iter().filter(|c| c.chain.enabled) {
+        missing_interfaces(chain, interfaces, &mut errors);
+    }
+    let mut plan = Plan::default();
+    for interface in interfaces {
+        for hook in Hook::ALL {
+            let met: Vec<usize> = (0..chains.len())
+                .filter(|i| meets(&chains[*i], interface, hook))
+                .collect();
+            if met.is_empty() {
+                continue;
+            }
+            let frags = hook == Hook::Xdp && interface.mtu > ONE_BUFFER_MTU;
+            let known = plan.classes.iter().position(|c| {
+                c.hook == hook
+                    && c.raw_ip == interface.raw_ip
+                    && c.frags == frags
+                    && c.chains == met
+            });
+            let class = match known {
+                Some(class) => class,
+                None => {
+                    let class = class(chains, &met, modules, hook, interface, frags);
+                    if class.graph.nodes.is_empty() {
+                        // Nothing can match: nothing to attach.
+                        continue;
+                    }
+                    too_long(&class, chains, interface, modules, &mut errors);
+                    plan.classes.push(class);
+                    plan.classes.len() - 1
+                }
+            };
+            let attachment = attachment(chains, &met, interface, hook, class, &mut errors);
+            unsafe_edits(chains, &plan.classes[class], modules, interface, &attachment, &mut errors);
+            plan.attachments.push(attachment);
+        }
+    }
+    errors.extend(tables(&plan));
+    errors.sort();
+    errors.dedup();
+    if errors.is_empty() { Ok(plan) } else { Err(errors) }
+}
+
+/// Steps of the longest path of each hook and interface, for people.
+pub fn longest_paths(plan: &Plan) -> Vec<(String, Hook, usize)> {
+    let paths: Vec<usize> = plan.classes.iter().map(|c| longest_path(&c.graph).0).collect();
+    plan.attachments.iter().map(|a| (a.interface.clone(), a.hook, paths[a.class])).collect()
+}
+
+fn meets(chain: &BoundChain<'_>, interface: &Interface, hook: Hook) -> bool {
+    chain.chain.enabled
+        && chain.chain.hooks.iter().any(|h| h.value == hook)
+        && chain
+            .chain
+            .interfaces
+            .iter()
+            .any(|pattern| interface.names().any(|name| pattern.matches(name)))
+}
+
+fn missing_interfaces(
+    chain: &BoundChain<'_>,
+    interfaces: &[Interface],
+    errors: &mut Vec<Diagnostic>,
+) {
+    let names = || interfaces.iter().flat_map(Interface::names);
+    for pattern in &chain.chain.interfaces {
+        if !pattern.may_be_absent() && !names().any(|name| pattern.matches(name)) {
+            errors.push(
+                Diagnostic::new(
+                    &pattern.name.at,
+                    format!(
+                        "there is no interface {:?} here; {{\"name\": …, \"optional\": true}} lets it be absent",
+                        pattern.name.value
+                    ),
+                )
+                .suggest_nearest(&pattern.name.value, names()),
+            );
+        }
+    }
+}
+
+fn class(
+    chains: &[BoundChain<'_>],
+    met: &[usize],
+    modules: &[Module],
+    hook: Hook,
+    interface: &Interface,
+    frags: bool,
+) -> ClassPlan {
+    let own: Vec<&BoundChain<'_>> = met.iter().map(|i| &chains[*i]).collect();
+    let graph = compile(hook, &own, modules);
+    ClassPlan {
+        hook,
+        raw_ip: interface.raw_ip,
+        frags,
+        drop_undecidable: own.iter().any(|c| c.chain.on_error == OnError::Drop),
+        chains: met.to_vec(),
+        zones: graph.nodes.iter().map(|n| own[n.chain].chain.zone).collect(),
+        graph,
+    }
+}
+
+/// One run may have so many tail calls, and packets that match nothing spend them too.
+fn too_long(
+    class: &ClassPlan,
+    chains: &[BoundChain<'_>],
+    interface: &Interface,
+    modules: &[Module],
+    errors: &mut Vec<Diagnostic>,
+) {
+    let (length, path) = longest_path(&class.graph);
+    if length <= MOST_STEPS_PER_RUN {
+        return;
+    }
+    let names: Vec<String> = path
+        .iter()
+        .map(|n| &class.graph.nodes[*n])
+        .map(|n| {
+            let chain = &chains[class.chains[n.chain]].chain.name.value;
+            format!("{chain}:{}", modules[n.module].name)
+        })
+        .collect();
+    let last = path.get(MOST_STEPS_PER_RUN).or(path.last());
+    let at = last.map_or_else(|| Place::root(""), |n| class.graph.nodes[*n].at.clone());
+    errors.push(Diagnostic::new(
+        &at,
+        format!(
+            "a packet at {} of {} may pass {length} steps, and the kernel makes at most \
+             {MOST_STEPS_PER_RUN} in one run: {}",
+            class.hook,
+            interface.name,
+            names.join(" → ")
+        ),
+    ));
+}
+
+/// Joins what the chains of one hook and interface want of the attachment.
+fn attachment(
+    chains: &[BoundChain<'_>],
+    met: &[usize],
+    interface: &Interface,
+    hook: Hook,
+    class: usize,
+    errors: &mut Vec<Diagnostic>,
+) -> Attachment {
+    let mut attachment = Attachment {
+        ifindex: interface.index,
+        interface: interface.name.clone(),
+        hook,
+        class,
+        xdp: XdpOptions::default(),
+        position: Position::default(),
+    };
+    for chain in met.iter().map(|i| chains[*i].chain) {
+        let mut conflict = |what: &str| {
+            errors.push(Diagnostic::new(
+                &chain.name.at,
+                format!(
+                    "chain {:?} wants another {what} than an earlier chain at {hook} of {}, where one \
+                     program runs them all",
+                    chain.name.value, interface.name
+                ),
+            ));
+        };
+        if hook == Hook::Xdp {
+            let (own, wanted) = (&mut attachment.xdp, chain.xdp);
+            if wanted.mode != Default::default() {
+                if own.mode != Default::default() && own.mode != wanted.mode {
+                    conflict("xdp mode");
+                }
+                own.mode = wanted.mode;
+            }
+            own.replace |= wanted.replace;
+            own.trust_checksums |= wanted.trust_checksums;
+        } else if chain.position != Position::default() {
+            if attachment.position != Position::default() && attachment.position != chain.position {
+                conflict("position");
+            }
+            attachment.position = chain.position.clone();
+        }
+    }
+    attachment
+}
+
+/// An XDP program does not see that a checksum is still to be completed; an edit then makes it
+/// wrong for good as soon as the packet leaves the machine.
+fn unsafe_edits(
+    chains: &[BoundChain<'_>],
+    class: &ClassPlan,
+    modules: &[Module],
+    interface: &Interface,
+    attachment: &Attachment,
+    errors: &mut Vec<Diagnostic>,
+) {
+    if class.hook != Hook::Xdp
+        || attachment.xdp.trust_checksums
+        || !interface.hides_partial_checksums()
+    {
+        return;
+    }
+    for node in class.graph.nodes.iter().filter(|n| modules[n.module].flags.edits) {
+        errors.push(Diagnostic::new(
+            &node.at,
+            format!(
+                "{} edits packets at xdp of {} ({}), where checksums may not be complete yet and the \
+                 edit would make them wrong: use hook tc-ingress, or say \"xdp\": \
+                 {{\"trust_checksums\": true}} in chain {:?} if transmit checksum offload is off there",
+                modules[node.module].name,
+                interface.name,
+                interface.kind.as_deref().unwrap_or("loopback"),
+                chains[class.chains[node.chain]].chain.name.value
+            ),
+        ));
+    }
+}
+
+/// Tables that run time changes are not there yet.
+fn tables(plan: &Plan) -> Vec<Diagnostic> {
+    let nodes = plan.classes.iter().flat_map(|c| &c.graph.nodes);
+    nodes
+        .filter(|n| {
+            !n.params.from_table.is_empty()
+                || n.params.tables.iter().any(|t| matches!(t.contents, TableContents::Named(_)))
+        })
+        .map(|n| Diagnostic::new(&n.at, "this version cannot look up named tables"))
+        .collect()
+}
