@@ -92,7 +92,7 @@ impl Module {
 /// A list whose items lie close together.
 pub(crate) fn list(of: Type, max: usize, table: Option<&str>) -> Type {
     let item_size = size(&of);
-    let items_offset = if item_size % 8 == 0 { 8 } else { 4 };
+    let items_offset = if item_size.is_multiple_of(8) { 8 } else { 4 };
     Type::List {
         of: Box::new(of),
         max,

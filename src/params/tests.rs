@@ -402,7 +402,7 @@ fn values_from_tables() {
     };
     assert_eq!(
         from(r#"{ "bytes": { "table": "slow" } }"#).unwrap(),
-        [expected.clone()]
+        std::slice::from_ref(&expected)
     );
     let with = |table: &str, bytes: u64| FromTable {
         table: table.to_owned(),
