@@ -1,17 +1,15 @@
 //! Chains to a graph.
 
-use std::collections::HashMap;
-
 use super::BoundChain;
 use super::BoundExpr;
 use super::BoundStep;
 use super::Graph;
 use super::Node;
 use super::Target;
+use super::simplify::simplify;
 use crate::module::Hook;
 use crate::module::Kind;
 use crate::module::Module;
-use crate::params::Encoded;
 use crate::policy::OnError;
 
 /// Joins the chains of one hook and interface into a graph, in the order given;
@@ -30,21 +28,20 @@ use crate::policy::OnError;
 /// next chain, or drops the packet where the chain says so. Nothing follows an
 /// actor that ends; behind the last chain the packet passes.
 ///
-/// There is at most one node for each step. Equal tests of one chain that lead on to the same
-/// targets are one node, unless their module is impure: which packets come to
-/// a target, and what is evaluated on the way, stays the same. Steps of two chains
-/// are never shared, so that counters belong to one chain.
+/// There is at most one node for each step. Within a chain a test is left out where the
+/// outcome of an equal one is known on the way, and equal tests with the same targets are one
+/// node; unless their module is impure, or hands on what it finds. Which
+/// packets come to a target stays the same, as does the order of what is evaluated
+/// first. Steps of two chains are never joined, so that counters belong to one chain.
 pub fn compile(hook: Hook, chains: &[&BoundChain<'_>], modules: &[Module]) -> Graph {
     let mut builder = Builder {
         modules,
         nodes: Vec::new(),
-        shared: HashMap::new(),
         chain: 0,
         error: Target::Pass,
     };
     let mut next = Target::Pass;
     for (index, chain) in chains.iter().enumerate().rev() {
-        builder.shared.clear();
         builder.chain = index;
         builder.error = match chain.chain.on_error {
             OnError::Pass => next,
@@ -52,7 +49,15 @@ pub fn compile(hook: Hook, chains: &[&BoundChain<'_>], modules: &[Module]) -> Gr
         };
         next = builder.chain(chain, next);
     }
-    builder.finish(hook, next)
+    let start = builder.renumbered(next);
+    simplify(
+        Graph {
+            hook,
+            nodes: builder.nodes,
+            start,
+        },
+        modules,
+    )
 }
 
 /// Nodes are made from the end: every target exists before the node that leads
@@ -60,8 +65,6 @@ pub fn compile(hook: Hook, chains: &[&BoundChain<'_>], modules: &[Module]) -> Gr
 struct Builder<'a> {
     modules: &'a [Module],
     nodes: Vec<Node>,
-    /// Nodes of this chain that may be shared.
-    shared: HashMap<(usize, Encoded, Target, Target), usize>,
     chain: usize,
     error: Target,
 }
@@ -69,65 +72,33 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn chain(&mut self, chain: &BoundChain<'_>, next: Target) -> Target {
         let mut target = next;
-        if outcomes(&chain.select).matches {
-            for (i, step) in chain.act.iter().enumerate().rev() {
-                if self
-                    .modules
-                    .get(step.module)
-                    .is_some_and(|module| module.flags.ends)
-                {
-                    // The module itself gives the verdict.
-                    target = Target::Pass;
-                }
-                target = self.push(step, Kind::Actor, target, target, i == 0);
+        for (i, step) in chain.act.iter().enumerate().rev() {
+            if self
+                .modules
+                .get(step.module)
+                .is_some_and(|module| module.flags.ends)
+            {
+                // The module itself gives the verdict.
+                target = Target::Pass;
             }
+            target = self.push(step, Kind::Actor, target, target, i == 0);
         }
         self.expr(&chain.select, target, next)
     }
 
     fn expr(&mut self, expr: &BoundExpr, matched: Target, missed: Target) -> Target {
         match expr {
-            BoundExpr::All(parts) => {
-                let last = parts.iter().position(|part| !outcomes(part).matches);
-                let reached = &parts[..last.map_or(parts.len(), |last| last + 1)];
-                reached
-                    .iter()
-                    .rev()
-                    .fold(matched, |matched, part| self.expr(part, matched, missed))
-            }
-            BoundExpr::Any(parts) => {
-                let last = parts.iter().position(|part| !outcomes(part).misses);
-                let reached = &parts[..last.map_or(parts.len(), |last| last + 1)];
-                reached
-                    .iter()
-                    .rev()
-                    .fold(missed, |missed, part| self.expr(part, matched, missed))
-            }
+            BoundExpr::All(parts) => parts
+                .iter()
+                .rev()
+                .fold(matched, |matched, part| self.expr(part, matched, missed)),
+            BoundExpr::Any(parts) => parts
+                .iter()
+                .rev()
+                .fold(missed, |missed, part| self.expr(part, matched, missed)),
             BoundExpr::Not(part) => self.expr(part, missed, matched),
-            BoundExpr::Step(step) => self.test(step, matched, missed),
+            BoundExpr::Step(step) => self.push(step, Kind::Selector, matched, missed, false),
         }
-    }
-
-    fn test(&mut self, step: &BoundStep, matched: Target, missed: Target) -> Target {
-        if self
-            .modules
-            .get(step.module)
-            .is_none_or(|module| module.flags.impure)
-        {
-            return self.push(step, Kind::Selector, matched, missed, false);
-        }
-        let key = (step.module, step.params.clone(), matched, missed);
-        if let Some(index) = self.shared.get(&key).copied() {
-            let node = &mut self.nodes[index];
-            // This step stands before the one for which the node was made.
-            let later = std::mem::replace(&mut node.key, step.key.clone());
-            node.also.insert(0, later);
-            node.at = step.at.clone();
-            return Target::Node(index);
-        }
-        let target = self.push(step, Kind::Selector, matched, missed, false);
-        self.shared.insert(key, self.nodes.len() - 1);
-        target
     }
 
     fn push(
@@ -154,98 +125,19 @@ impl Builder<'_> {
         Target::Node(self.nodes.len() - 1)
     }
 
-    /// Leaves out what no packet reaches, and numbers the rest from the start.
-    fn finish(self, hook: Hook, start: Target) -> Graph {
-        let mut reached = vec![false; self.nodes.len()];
-        if let Target::Node(start) = start {
-            reached[start] = true;
-        }
-        for index in (0..self.nodes.len()).rev() {
-            if reached[index] {
-                let node = &self.nodes[index];
-                for target in [node.match_to, node.miss_to, node.error_to] {
-                    if let Target::Node(target) = target {
-                        reached[target] = true;
-                    }
-                }
-            }
-        }
-        let mut number = vec![0; self.nodes.len()];
-        let kept = (0..self.nodes.len()).rev().filter(|index| reached[*index]);
-        for (new, old) in kept.enumerate() {
-            number[old] = new;
-        }
+    /// Turns the nodes around, so that the last one made comes first.
+    fn renumbered(&mut self, start: Target) -> Target {
+        let last = self.nodes.len().saturating_sub(1);
         let renumber = |target: Target| match target {
-            Target::Node(index) => Target::Node(number[index]),
+            Target::Node(index) => Target::Node(last - index),
             out => out,
         };
-        let kept = self
-            .nodes
-            .into_iter()
-            .enumerate()
-            .rev()
-            .filter(|(index, _)| reached[*index]);
-        let nodes = kept.map(|(_, node)| Node {
-            match_to: renumber(node.match_to),
-            miss_to: renumber(node.miss_to),
-            error_to: renumber(node.error_to),
-            ..node
-        });
-        Graph {
-            hook,
-            nodes: nodes.collect(),
-            start: renumber(start),
-        }
-    }
-}
-
-/// Which outcomes an expression can have, whatever its steps say.
-#[derive(Clone, Copy)]
-struct Outcomes {
-    matches: bool,
-    misses: bool,
-}
-
-fn outcomes(expr: &BoundExpr) -> Outcomes {
-    match expr {
-        BoundExpr::Step(_) => Outcomes {
-            matches: true,
-            misses: true,
-        },
-        BoundExpr::Not(part) => {
-            let part = outcomes(part);
-            Outcomes {
-                matches: part.misses,
-                misses: part.matches,
+        self.nodes.reverse();
+        for node in &mut self.nodes {
+            for target in node.targets_mut() {
+                *target = renumber(*target);
             }
         }
-        BoundExpr::All(parts) => {
-            let mut all = Outcomes {
-                matches: true,
-                misses: false,
-            };
-            for part in parts.iter().map(outcomes) {
-                all.misses |= part.misses;
-                if !part.matches {
-                    all.matches = false;
-                    break;
-                }
-            }
-            all
-        }
-        BoundExpr::Any(parts) => {
-            let mut any = Outcomes {
-                matches: false,
-                misses: true,
-            };
-            for part in parts.iter().map(outcomes) {
-                any.matches |= part.matches;
-                if !part.misses {
-                    any.misses = false;
-                    break;
-                }
-            }
-            any
-        }
+        renumber(start)
     }
 }

@@ -7,6 +7,7 @@
 mod bind;
 mod build;
 mod path;
+mod simplify;
 
 #[cfg(test)]
 mod tests;
@@ -85,7 +86,8 @@ pub struct Node {
     pub at: Place,
     /// Stable id of the step, unique in the graph: such as `cap-lte/select/all[1]`.
     pub key: String,
-    /// Ids of equal tests for which this one stands too.
+    /// Ids of equal tests that are left out, because this one stands for them or has
+    /// told what they would say.
     pub also: Vec<String>,
     /// Index in the slice of modules.
     pub module: usize,
@@ -101,6 +103,17 @@ pub struct Node {
     pub error_to: Target,
     /// The first actor of its chain: whoever comes here has matched.
     pub first_actor: bool,
+}
+
+impl Node {
+    /// All ways on.
+    pub fn targets(&self) -> [Target; 3] {
+        [self.match_to, self.miss_to, self.error_to]
+    }
+
+    fn targets_mut(&mut self) -> [&mut Target; 3] {
+        [&mut self.match_to, &mut self.miss_to, &mut self.error_to]
+    }
 }
 
 /// The chains of one hook and interface.

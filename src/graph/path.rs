@@ -24,7 +24,7 @@ pub fn longest_path(graph: &Graph) -> (usize, Vec<usize>) {
     let mut longest: Vec<(usize, Option<usize>)> = vec![(0, None); count];
     for (index, node) in graph.nodes.iter().enumerate().rev() {
         let mut best = (1, None);
-        for target in [node.match_to, node.miss_to, node.error_to] {
+        for target in node.targets() {
             if let Target::Node(target) = target {
                 let steps = longest[target].0 + 1;
                 if steps > best.0 {
@@ -161,10 +161,7 @@ pub fn proves_lookup(graph: &Graph) -> Result<(), Vec<Diagnostic>> {
             );
             errors.push(Diagnostic::new(&node.at, message));
         }
-        for (edge, target) in [node.match_to, node.miss_to, node.error_to]
-            .into_iter()
-            .enumerate()
-        {
+        for (edge, target) in node.targets().into_iter().enumerate() {
             let Target::Node(target) = target else {
                 continue;
             };
