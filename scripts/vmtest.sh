@@ -72,24 +72,27 @@ mkdir -p "$logs"
 accel=(-accel 'tcg,thread=multi' -cpu 'max,cx16=off') # 6.12 crashes in every other boot with cx16
 [ "${EMPTCP_VM_KVM:-}" != 1 ] || accel=(-accel kvm -cpu host)
 
-# boot DIR LOG: one guest; fails if it did not end by itself within the limit.
+# boot DIR LOG: one guest, ended if it takes longer than the limit, or two minutes
+# to its first process.
 boot() {
 	local rc=0
-	qemu-system-x86_64 "${accel[@]}" -m 1G -smp 2 -nodefaults -no-user-config \
+	setpriv --pdeathsig KILL qemu-system-x86_64 "${accel[@]}" -m 1G -smp 2 -nodefaults -no-user-config \
 		-display none -serial stdio -nic none -no-reboot \
 		-kernel "$1/vmlinuz" -initrd "$tmp/initrd" \
 		-append 'console=ttyS0 panic=-1 quiet nowatchdog random.trust_cpu=on mitigations=off' \
 		</dev/null >"$2" 2>&1 &
 	qemu=$!
-	local deadline=$((SECONDS + limit))
+	local deadline=$((SECONDS + limit)) bootline=$((SECONDS + 120))
 	while kill -0 "$qemu" 2>/dev/null; do
 		if [ $SECONDS -ge $deadline ]; then
 			kill -KILL "$qemu" 2>/dev/null || true
 			echo "=== no end after $limit s" >>"$2"
+		elif [ $SECONDS -ge $bootline ] && ! grep -q '=== guest up' "$2"; then
+			kill -KILL "$qemu" 2>/dev/null || true
 		fi
 		sleep 0.2
 	done
-	wait "$qemu" || rc=$?
+	wait "$qemu" 2>/dev/null || rc=$?
 	qemu=
 	# As a file without the carriage returns of a serial line.
 	tr -d '\r' <"$2" >"$tmp/log" && cat "$tmp/log" >"$2"
@@ -124,8 +127,8 @@ for name in "${names[@]}"; do
 	"$ROOT/scripts/vm/initramfs.sh" "$dir" "$payload" "$tmp/initrd"
 	say "--- $name: Linux $version"
 	boot "$dir" "$log" || true
-	if ! grep -q '=== guest up' "$log"; then
-		note "$name: crashed before the first process, as emulated guests do now and then: once more"
+	if ! grep -qE '=== (guest up|no end)' "$log"; then
+		note "$name: hung or crashed before the first process, as emulated guests do now and then: once more"
 		boot "$dir" "$log" || true
 	fi
 	# Nothing of the guest's but its sums, unless it fails.
