@@ -21,7 +21,7 @@ triple=$(uname -m)-unknown-linux-gnu
 export CARGO_TARGET_DIR=$ROOT/target/static
 export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
 # Newer static libelfs use zstd, which libbpf-sys does not link.
-! pkg-config --static --libs libelf | grep -q -- -lzstd || RUSTFLAGS+=' -C link-arg=-lzstd'
+! pkg-config --static --libs libelf | grep -q -- -lzstd || RUSTFLAGS+=' -C link-arg=-l:libzstd.a'
 LIBBPF_SYS_LIBRARY_PATH=${LIBBPF_SYS_LIBRARY_PATH:-/usr/lib/$(gcc -print-multiarch)}
 export LIBBPF_SYS_LIBRARY_PATH
 # Quick to build, quick enough to run under emulation, checks of overflow kept.

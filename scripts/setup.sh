@@ -29,6 +29,7 @@ want_build() {
 	tool make make
 	tool pkg-config pkg-config
 	file /usr/include/stdio.h libc6-dev
+	file /etc/ssl/certs/ca-certificates.crt ca-certificates
 	library libelf libelf-dev
 	library zlib zlib1g-dev
 	want_clang=1
