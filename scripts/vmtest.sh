@@ -129,6 +129,7 @@ for name in "${names[@]}"; do
 	boot "$dir" "$log" || true
 	if ! grep -qE '=== (guest up|no end)' "$log"; then
 		note "$name: hung or crashed before the first process, as emulated guests do now and then: once more"
+		mv "$log" "${log%.log}.first.log"
 		boot "$dir" "$log" || true
 	fi
 	# Nothing of the guest's but its sums, unless it fails.

@@ -33,15 +33,23 @@ cp "$busybox" "$root/bin/busybox"
 	ln -s /bin/busybox "$root/bin/$applet"
 done
 
+# libraries PROGRAM: put what it is linked with where it will look for it.
+libraries() {
+	# nothing for a static one
+	{ ldd "$1" 2>/dev/null || true; } | { grep -oE '/[^ ]+' || true; } | while read -r lib; do
+		mkdir -p "$root${lib%/*}"
+		[ -e "$root$lib" ] || cp -L "$lib" "$root$lib"
+	done
+}
+
 for tool in $TOOLS; do
 	path=$(command -v "$tool") || die "no $tool here: run scripts/setup.sh vm"
 	cp -L "$path" "$root/usr/sbin/$tool"
-	ldd "$path" | grep -oE '/[^ ]+' | while read -r lib; do
-		mkdir -p "$root${lib%/*}"
-		cp -Ln "$lib" "$root$lib"
-	done
+	libraries "$path"
 done
-
+for program in "$payload/emptcp" "$payload"/tests/*; do
+	[ ! -x "$program" ] || [ -d "$program" ] || libraries "$program"
+done
 ln -s /usr/sbin/dash "$root/bin/sh"
 
 version=$(<"$kernel/version")
