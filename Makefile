@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+# The targets are thin: what they do is in scripts/.
+
+CARGO = scripts/cargo.sh
+
+build: setup-build	## target/release/emptcp (the default)
+	$(CARGO) build --release
+
+lab: setup-lab		## target/release/emptcp-lab, emulated links and traffic
+	$(CARGO) build --release -p emptcp-lab
+
+demo: setup-demo build lab	## see it work between network namespaces (root)
+	scripts/demo.sh
+
+check:			## format, lints, all tests that need no privilege
+	scripts/test.sh fast
+
+test:			## the whole suite (root)
+	scripts/test.sh
+
+vmtest:			## the tests on every kernel of tests/kernels.txt, in QEMU
+	scripts/vmtest.sh
+
+bench: setup-lab	## measurements (root)
+	$(CARGO) bench --workspace
+
+setup-%:
+	@scripts/setup.sh $*
+
+clean:			## remove what was built; downloads in .cache stay
+	rm -rf target
+
+help:			## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+.DEFAULT_GOAL = build
+.PHONY: build lab demo check test vmtest bench clean help

@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#
+# The whole test suite, in stages; stops at the first that fails.
+#
+#   scripts/test.sh [fast|root|lab|vm|all]...     (default: all of them)
+#
+#   fast   formatting, lints, every test that needs no privilege
+#   root   tests on this kernel, which need root: those named root_*
+#   lab    the same of the lab: emulated links, real MPTCP traffic
+#   vm     the oldest and the newest kernel of tests/kernels.txt, in QEMU
+#
+# Each test runs in exactly one stage. The last line printed is the sum over all
+# test programs, guests included: `N passed, N failed, N skipped`.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage() { sed -n '4,14s/^# \{0,1\}//p' "$ROOT/scripts/test.sh"; }
+
+stages=()
+for arg; do
+	case $arg in
+	fast | root | lab | vm) stages+=("$arg") ;;
+	all) stages+=(fast root lab vm) ;;
+	-h | --help)
+		usage
+		exit
+		;;
+	*)
+		usage >&2
+		exit 2
+		;;
+	esac
+done
+[ ${#stages[@]} -gt 0 ] || stages=(fast root lab vm)
+
+tmp=$(mktemp -d)
+table=() failed='' skipped=0
+# shellcheck disable=SC2329 # called by the trap
+finish() {
+	local rc=$?
+	trap - EXIT
+	# Wherever a line came from, colours or not, what cargo's test programs say.
+	sed 's/\x1b\[[0-9;]*m//g' "$tmp/log" 2>/dev/null | awk -v skipped="$skipped" -v rc=$rc '
+		/^test result: / {
+			for (i = 4; i < NF; i++) {
+				if ($(i + 1) == "passed;") p += $i
+				if ($(i + 1) == "failed;") f += $i
+				if ($(i + 1) == "ignored;") s += $i
+			}
+		}
+		# What is no test, a lint or a build, may fail as well.
+		END {
+			if (rc && !f) f = 1
+			printf "%d passed, %d failed, %d skipped\n", p, f, s + skipped
+		}' >"$tmp/sum" || true
+	printf '\n'
+	[ ${#table[@]} = 0 ] || printf '%s\n' "${table[@]}"
+	[ -z "$failed" ] || echo "failed: $failed"
+	cat "$tmp/sum"
+	rm -rf "$tmp"
+	exit $rc
+}
+trap finish EXIT
+trap 'failed=interrupted; exit 130' INT
+trap 'failed=interrupted; exit 143' TERM HUP
+
+# step NAME COMMAND...: one step under a heading, its seconds in the summary.
+step() {
+	local name=$1 start=$SECONDS
+	shift
+	printf '\n=== %s\n' "$name"
+	if ! "$@" 2>&1 | tee -a "$tmp/log"; then
+		table+=("$(printf 'FAIL  %5d s  %s' $((SECONDS - start)) "$name")")
+		failed=$name
+		exit 1
+	fi
+	table+=("$(printf 'ok    %5d s  %s' $((SECONDS - start)) "$name")")
+}
+# skip NAME WHY
+skip() {
+	table+=("$(printf 'skip           %s: %s' "$1" "$2")")
+	skipped=$((skipped + 1))
+}
+
+has_package() { grep -qE "^name *= *\"$1\"" Cargo.lock; }
+need_root() {
+	[ "$(id -u)" = 0 ] && return
+	failed="the stage $1 needs root; scripts/test.sh fast does not"
+	exit 1
+}
+set_up() {
+	[ -n "${is_set_up:-}" ] && return
+	step "set-up" "$ROOT/scripts/setup.sh" test
+	toolchain
+	is_set_up=1
+}
+
+format_c() {
+	local files
+	mapfile -t files < <(find bpf include benches examples tests -name '*.[ch]' 2>/dev/null | sort)
+	[ ${#files[@]} = 0 ] || "$CLANG_FORMAT" --dry-run -Werror "${files[@]}"
+}
+
+# One profile for all the tests, so that nothing is compiled twice. A test is
+# known by its name: root_ in it means that it needs root.
+stage_fast() {
+	set_up
+	if cargo fmt --version >/dev/null 2>&1; then
+		step "format of Rust" cargo fmt --all --check
+	else
+		skip "format of Rust" "no rustfmt"
+	fi
+	if [ "$CLANG_FORMAT" = "clang-format-$LLVM_WANTED" ]; then
+		step "format of C" format_c
+	else
+		skip "format of C" "no clang-format-$LLVM_WANTED, and others differ"
+	fi
+	if cargo clippy --version >/dev/null 2>&1; then
+		step "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings
+	else
+		skip "lints" "no clippy"
+	fi
+	step "tests without root" cargo test --workspace --no-fail-fast -- --skip root_
+}
+
+stage_root() {
+	need_root root
+	set_up
+	step "tests as root" cargo test --workspace --exclude emptcp-lab --tests --no-fail-fast -- root_ --test-threads=1
+}
+
+stage_lab() {
+	need_root lab
+	set_up
+	has_package emptcp-lab || return 0
+	step "lab" cargo test -p emptcp-lab --tests --no-fail-fast -- root_ --test-threads=1
+}
+
+stage_vm() {
+	step "guests" "$ROOT/scripts/vmtest.sh" --ends
+}
+
+for stage in "${stages[@]}"; do
+	"stage_$stage"
+done
