@@ -62,15 +62,15 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 		return CTX_PASS;
 	current = *(volatile __u64 *)&g->current;
 
-	reason = emptcp_parse(ctx, e->framing, &pkt);
+	reason = emptcp_parse(ctx, e->framing, &pkt, 1);
 	if (reason == EMPTCP_REASON_TRUNCATED && !ctx_pull(ctx, PULL_BYTES))
-		reason = emptcp_parse(ctx, e->framing, &pkt);
+		reason = emptcp_parse(ctx, e->framing, &pkt, 1);
 	if (reason == EMPTCP_REASON_NOT_TCP)
 		return CTX_PASS;
 
 	if (e->context) {
 #pragma unroll
-		for (int i = 0; i < EMPTCP_WORD_MAX; i++)
+		for (int i = 0; i < EMPTCP_WORD_ZEROED; i++)
 			ctx_set_word(ctx, i, 0);
 	}
 	if (current == e->next.generation) {

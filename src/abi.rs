@@ -26,6 +26,7 @@ use self::entry_tc::types::emptcp_hook;
 use self::entry_tc::types::emptcp_reason;
 use self::entry_tc::types::emptcp_slot;
 use self::entry_tc::types::emptcp_step_flags;
+use self::entry_tc::types::emptcp_word;
 use self::entry_tc::types::rodata;
 
 use crate::module::Family;
@@ -44,6 +45,8 @@ pub(crate) const STEP_CHAIN_BYTES: u32 = emptcp_step_flags::EMPTCP_STEP_CHAIN_BY
 pub(crate) const STEP_FRAGS: u32 = emptcp_step_flags::EMPTCP_STEP_FRAGS.0;
 /// The step leaves its counters alone.
 pub(crate) const STEP_NO_COUNTERS: u32 = emptcp_step_flags::EMPTCP_STEP_NO_COUNTERS.0;
+/// Words of the chain context.
+pub(crate) const WORDS: u32 = emptcp_word::EMPTCP_WORD_MAX.0;
 /// Reasons of each hook in the map of reasons.
 pub(crate) const REASONS: usize = emptcp_reason::EMPTCP_REASON_MAX.0 as usize;
 

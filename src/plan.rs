@@ -7,7 +7,7 @@
 use crate::datapath::Interface;
 use crate::graph::BoundChain;
 use crate::graph::Graph;
-use crate::graph::MOST_STEPS_PER_RUN;
+use crate::graph::check_run;
 use crate::graph::compile;
 use crate::graph::longest_path;
 use crate::module::Hook;
@@ -15,7 +15,6 @@ use crate::module::Module;
 use crate::params::TableContents;
 use crate::policy::Diagnostic;
 use crate::policy::OnError;
-use crate::policy::Place;
 use crate::policy::Position;
 use crate::policy::XdpOptions;
 
@@ -107,7 +106,10 @@ pub fn plan(
                         // Nothing can match: nothing to attach.
                         continue;
                     }
-                    too_long(&class, chains, interface, modules, &mut errors);
+                    let own: Vec<&BoundChain<'_>> = met.iter().map(|i| &chains[*i]).collect();
+                    if let Err(error) = check_run(&class.graph, &own, modules) {
+                        errors.push(error);
+                    }
                     plan.classes.push(class);
                     plan.classes.len() - 1
                 }
@@ -180,40 +182,6 @@ fn class(
         zones: graph.nodes.iter().map(|n| own[n.chain].chain.zone).collect(),
         graph,
     }
-}
-
-/// One run may have so many tail calls, and packets that match nothing spend them too.
-fn too_long(
-    class: &ClassPlan,
-    chains: &[BoundChain<'_>],
-    interface: &Interface,
-    modules: &[Module],
-    errors: &mut Vec<Diagnostic>,
-) {
-    let (length, path) = longest_path(&class.graph);
-    if length <= MOST_STEPS_PER_RUN {
-        return;
-    }
-    let names: Vec<String> = path
-        .iter()
-        .map(|n| &class.graph.nodes[*n])
-        .map(|n| {
-            let chain = &chains[class.chains[n.chain]].chain.name.value;
-            format!("{chain}:{}", modules[n.module].name)
-        })
-        .collect();
-    let last = path.get(MOST_STEPS_PER_RUN).or(path.last());
-    let at = last.map_or_else(|| Place::root(""), |n| class.graph.nodes[*n].at.clone());
-    errors.push(Diagnostic::new(
-        &at,
-        format!(
-            "a packet at {} of {} may pass {length} steps, and the kernel makes at most \
-             {MOST_STEPS_PER_RUN} in one run: {}",
-            class.hook,
-            interface.name,
-            names.join(" → ")
-        ),
-    ));
 }
 
 /// Joins what the chains of one hook and interface want of the attachment.

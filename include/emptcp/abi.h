@@ -132,6 +132,10 @@ enum emptcp_word {
 	EMPTCP_WORD_OPTION,
 	/** 16 bits of the author's own. */
 	EMPTCP_WORD_INLINE,
+	/** Words that are zero when a run begins. */
+	EMPTCP_WORD_ZEROED,
+	/** Offset of the TCP header, where IPv6 extension headers stand before it. */
+	EMPTCP_WORD_TCP = EMPTCP_WORD_ZEROED,
 	EMPTCP_WORD_MAX,
 };
 

@@ -11,6 +11,8 @@
 
 /** VLAN tags that are followed (802.1Q inside 802.1ad). */
 #define EMPTCP_VLAN_DEPTH 2
+/** Offsets into a packet that the verifier does not know are masked with this. */
+#define EMPTCP_OFF_MASK 0x7fff
 /** IPv6 extension headers that are followed. */
 #define EMPTCP_EXT_HEADERS 8
 
@@ -49,6 +51,23 @@ struct emptcp_pkt {
 	/** The step that looks at it: its number, zone and hook. NULL in an entry program. */
 	const struct emptcp_links *links;
 };
+
+/**
+ * The same number, of which the verifier knows nothing any more: so that paths
+ * on which it knew different things join, and what follows is verified once.
+ * It forgets what lies at the odd half of a stack slot (check_stack_write() in
+ * the kernel tracks whole slots). Mask the result before it is used as offset.
+ */
+static __always_inline __u32 emptcp_forget(__u32 number)
+{
+	volatile struct {
+		__u32 even;
+		__u32 odd;
+	} __attribute__((aligned(8))) slot;
+
+	slot.odd = number;
+	return slot.odd;
+}
 
 /** 0 where the IP header leaves room for the TCP header; l4_len: bytes that the IP header gives to
  * TCP. */
@@ -98,41 +117,33 @@ static __always_inline int emptcp_parse_ip4(struct emptcp_ctx *ctx, struct emptc
 	return emptcp_parse_tcp(ctx, pkt, off + len, total - len);
 }
 
-static __always_inline int emptcp_parse_ip6(struct emptcp_ctx *ctx, struct emptcp_pkt *pkt,
-					    __u32 off)
+/**
+ * Walks the IPv6 extension headers from next at off to TCP. Returns the offset
+ * of the TCP header, or minus a value of enum emptcp_reason; left: bytes behind
+ * the fixed header.
+ */
+static __always_inline int emptcp_walk_ext(struct emptcp_ctx *ctx, __u8 next, __u32 off, __u32 left)
 {
-	struct ipv6hdr *ip = ctx_data(ctx) + off;
-	__u32 left, used = 0;
-	__u8 next;
-
-	if ((void *)(ip + 1) > ctx_data_end(ctx))
-		return EMPTCP_REASON_TRUNCATED;
-	if (ip->version != 6)
-		return EMPTCP_REASON_BAD_IP;
-	left = bpf_ntohs(ip->payload_len);
-	/* 0 stands for a jumbo payload (RFC 2675), of which BIG TCP makes use. */
-	if (!left)
-		left = 0x10000;
-	next = ip->nexthdr;
-	pkt->ip6 = ip;
-	pkt->version = 6;
-	off += sizeof(*ip);
-	if (next == IPPROTO_TCP)
-		return emptcp_parse_tcp(ctx, pkt, off, left);
+	__u32 used = 0;
 
 	for (int i = 0; i < EMPTCP_EXT_HEADERS; i++) {
-		struct emptcp_ext *ext = ctx_data(ctx) + off;
+		struct emptcp_ext *ext;
 		__u32 len;
 
+		/* Whatever the headers so far were: one round is verified once. */
+		off = emptcp_forget(off) & EMPTCP_OFF_MASK;
+		used = emptcp_forget(used) & EMPTCP_OFF_MASK;
+		next = emptcp_forget(next);
+		ext = ctx_data(ctx) + off;
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
 		    next != IPPROTO_FRAGMENT && next != IPPROTO_AH && next != IPPROTO_MH)
-			return EMPTCP_REASON_NOT_TCP;
+			return -EMPTCP_REASON_NOT_TCP;
 		if ((void *)(ext + 1) > ctx_data_end(ctx))
-			return EMPTCP_REASON_TRUNCATED;
+			return -EMPTCP_REASON_TRUNCATED;
 		if (next == IPPROTO_FRAGMENT) {
 			if (ext->frag_off & bpf_htons(0xfff8))
-				return ext->nexthdr == IPPROTO_TCP ? EMPTCP_REASON_FRAGMENT
-								   : EMPTCP_REASON_NOT_TCP;
+				return ext->nexthdr == IPPROTO_TCP ? -EMPTCP_REASON_FRAGMENT
+								   : -EMPTCP_REASON_NOT_TCP;
 			len = sizeof(*ext);
 		} else if (next == IPPROTO_AH) {
 			len = (ext->len + 2) * 4;
@@ -143,20 +154,54 @@ static __always_inline int emptcp_parse_ip6(struct emptcp_ctx *ctx, struct emptc
 		off += len;
 		used += len;
 		if (used > left)
-			return EMPTCP_REASON_BAD_IP;
+			return -EMPTCP_REASON_BAD_IP;
 		if (next == IPPROTO_TCP)
-			return emptcp_parse_tcp(ctx, pkt, off, left - used);
+			return emptcp_forget(off) & EMPTCP_OFF_MASK;
 	}
-	return EMPTCP_REASON_EXT_HEADERS;
+	return -EMPTCP_REASON_EXT_HEADERS;
+}
+
+static __always_inline int emptcp_parse_ip6(struct emptcp_ctx *ctx, struct emptcp_pkt *pkt,
+					    __u32 off, int entry)
+{
+	struct ipv6hdr *ip = ctx_data(ctx) + off;
+	__u32 left, start = off + sizeof(*ip);
+	int tcp_off;
+
+	if ((void *)(ip + 1) > ctx_data_end(ctx))
+		return EMPTCP_REASON_TRUNCATED;
+	if (ip->version != 6)
+		return EMPTCP_REASON_BAD_IP;
+	left = bpf_ntohs(ip->payload_len);
+	/* 0 stands for a jumbo payload (RFC 2675), of which BIG TCP makes use. */
+	if (!left)
+		left = 0x10000;
+	pkt->ip6 = ip;
+	pkt->version = 6;
+	if (ip->nexthdr == IPPROTO_TCP)
+		return emptcp_parse_tcp(ctx, pkt, start, left);
+
+	if (entry) {
+		tcp_off = emptcp_walk_ext(ctx, ip->nexthdr, start, left);
+		if (tcp_off < 0)
+			return -tcp_off;
+		ctx_set_word(ctx, EMPTCP_WORD_TCP, tcp_off);
+	} else {
+		tcp_off = ctx_word(ctx, EMPTCP_WORD_TCP) & EMPTCP_OFF_MASK;
+	}
+	return emptcp_parse_tcp(ctx, pkt, tcp_off, left - (tcp_off - start));
 }
 
 /**
  * Parses from the link layer (enum emptcp_framing) to TCP. Returns a value of
  * enum emptcp_reason; the packet is described in pkt only where that is
  * EMPTCP_REASON_NONE.
+ *
+ * entry: in the entry program, which walks IPv6 extension headers and leaves the
+ * place of the TCP header behind them to the steps (EMPTCP_WORD_TCP).
  */
 static __always_inline int emptcp_parse(struct emptcp_ctx *ctx, __u32 framing,
-					struct emptcp_pkt *pkt)
+					struct emptcp_pkt *pkt, int entry)
 {
 	void *data = ctx_data(ctx);
 	void *end = ctx_data_end(ctx);
@@ -177,8 +222,8 @@ static __always_inline int emptcp_parse(struct emptcp_ctx *ctx, __u32 framing,
 				break;
 			if ((void *)(vlan + 1) > end)
 				return EMPTCP_REASON_TRUNCATED;
-			proto = vlan->proto;
-			off += sizeof(*vlan);
+			proto = emptcp_forget(vlan->proto);
+			off = emptcp_forget(off + sizeof(*vlan)) & 31;
 		}
 		if (proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD))
 			return EMPTCP_REASON_VLAN_DEPTH;
@@ -192,7 +237,7 @@ static __always_inline int emptcp_parse(struct emptcp_ctx *ctx, __u32 framing,
 	if (proto == bpf_htons(ETH_P_IP))
 		return emptcp_parse_ip4(ctx, pkt, off);
 	if (proto == bpf_htons(ETH_P_IPV6))
-		return emptcp_parse_ip6(ctx, pkt, off);
+		return emptcp_parse_ip6(ctx, pkt, off, entry);
 	return EMPTCP_REASON_NOT_TCP;
 }
 

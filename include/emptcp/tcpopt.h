@@ -13,23 +13,6 @@
 #define TCPOPT_SPACE 40
 
 /**
- * The same number, of which the verifier knows nothing any more: so that paths
- * on which it knew different things join, and what follows is verified once.
- * It forgets what lies at the odd half of a stack slot (check_stack_write() in
- * the kernel tracks whole slots). Mask the result before it is used as offset.
- */
-static __always_inline __u32 emptcp_forget(__u32 number)
-{
-	volatile struct {
-		__u32 even;
-		__u32 odd;
-	} __attribute__((aligned(8))) slot;
-
-	slot.odd = number;
-	return slot.odd;
-}
-
-/**
  * Offset from the start of the TCP header of the first option of this kind
  * that is at least min_len (2 or more) bytes long and ends inside the header;
  * 0 where there is none. An option of length 0 or 1, or one that runs past the
@@ -42,41 +25,45 @@ static __always_inline __u32 emptcp_forget(__u32 number)
 static __always_inline __u32 tcpopt_find(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					 __u8 kind, __u32 min_len)
 {
-	const void *end = ctx_data_end(ctx);
-	const void *tcp = ctx_data(ctx) + (emptcp_forget(pkt->tcp_off) & 0x3fff);
-	__u32 tcp_len = emptcp_forget(pkt->tcp_len) & 63;
-	__u32 off = sizeof(struct tcphdr);
-	const __u32 *ts = tcp + sizeof(struct tcphdr);
+	const __u32 *ts = (const void *)(pkt->tcp + 1);
+	__u32 tcp_off, tcp_len, off = sizeof(struct tcphdr);
+	const void *tcp, *end;
 
 	/* What most packets of most systems begin with: NOP NOP timestamps. */
-	if (tcp_len >= 32 && (const void *)(ts + 3) <= end && *ts == bpf_htonl(0x0101080a))
+	if (pkt->tcp_len >= 32 && (const void *)(ts + 3) <= ctx_data_end(ctx) &&
+	    *ts == bpf_htonl(0x0101080a))
 		off += 12;
-	off = emptcp_forget(off);
+	/* Fresh numbers and pointers: what is known of the old ones differs from path to path. */
+	off = emptcp_forget(off) & 63;
+	tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
+	tcp_len = emptcp_forget(pkt->tcp_len) & 63;
+	asm volatile("" : "+r"(ctx));
+	tcp = ctx_data(ctx) + tcp_off;
+	end = ctx_data_end(ctx);
 
 	for (int i = 0; i < TCPOPT_SPACE; i++) {
 		const __u8 *opt;
+		__u32 len = 1;
 		__s32 left;
-		__u32 len;
 
-		off &= 63;
-		opt = tcp + off;
 		/* A number of its own: bounds that tcp_len got here would tell the rounds apart. */
 		left = tcp_len - off;
 		asm volatile("" : "+r"(left));
+		opt = tcp + off;
 		if (left < 2 || (const void *)(opt + 2) > end)
 			return 0;
 		if (opt[0] == TCPOPT_EOL)
 			return 0;
-		if (opt[0] == TCPOPT_NOP) {
-			off++;
-			continue;
+		if (opt[0] != TCPOPT_NOP) {
+			len = opt[1];
+			if (len < 2 || (__s32)len > left)
+				return 0;
+			if (opt[0] == kind && len >= min_len)
+				return off;
 		}
-		len = opt[1];
-		if (len < 2 || (__s32)len > left)
-			return 0;
-		if (opt[0] == kind && len >= min_len)
-			return off;
-		off += len;
+		/* One place for both ways, so that they join. */
+		off = (off + len) & 63;
+		asm volatile("" : "+r"(off));
 	}
 	return 0;
 }

@@ -10,7 +10,6 @@ use super::Done;
 use super::print_json;
 use crate::module::Module;
 use crate::module::Param;
-use crate::params::type_text;
 use crate::policy::nearest;
 
 #[derive(Debug, clap::Args)]
@@ -46,7 +45,7 @@ fn print(module: &Module) {
     println!("{} {}: {}", module.kind, module.name, module.doc);
     println!("  hooks {}; Linux {} and later", hooks.join(", "), module.since);
     for param in &module.params {
-        println!("  {}: {}{}", param.name, type_text(&param.ty), remarks(param));
+        println!("  {}: {}{}", param.name, param.ty, remarks(param));
         if !param.doc.is_empty() {
             println!("      {}", param.doc);
         }
@@ -75,7 +74,7 @@ fn describe(module: &Module) -> Value {
         .map(|p| {
             let mut param = json!({
                 "name": p.name,
-                "type": type_text(&p.ty),
+                "type": p.ty.to_string(),
                 "doc": p.doc,
                 "required": p.required,
             });

@@ -80,7 +80,7 @@ fn print(status: &Status) {
 /// A table without lines; `right`: columns of numbers.
 fn table(header: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(header.to_vec());
+    table.load_style(NOTHING).set_header(header.to_vec());
     for column in right {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);

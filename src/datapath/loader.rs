@@ -57,7 +57,7 @@ pub(crate) const COUNTERS: u32 = 1024;
 impl Shared {
     /// Creates the maps; `counters`: steps that can be counted.
     pub(crate) fn create(counters: u32) -> Result<Self> {
-        let words = size_of::<u32>() as u32 * 4;
+        let words = size_of::<u32>() as u32 * abi::WORDS;
         Ok(Self {
             generation: create_map(
                 "generation",

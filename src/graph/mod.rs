@@ -40,6 +40,16 @@ pub struct BoundChain<'a> {
     pub act: Vec<BoundStep>,
 }
 
+impl BoundChain<'_> {
+    /// All its steps: selectors as written, then actors.
+    pub fn steps(&self) -> Vec<&BoundStep> {
+        let mut steps = Vec::new();
+        self.select.steps(&mut steps);
+        steps.extend(&self.act);
+        steps
+    }
+}
+
 /// An expression whose steps are checked and encoded.
 #[derive(Clone, Debug)]
 pub enum BoundExpr {
@@ -51,6 +61,18 @@ pub enum BoundExpr {
     Not(Box<BoundExpr>),
     /// A selector.
     Step(BoundStep),
+}
+
+impl BoundExpr {
+    fn steps<'e>(&'e self, steps: &mut Vec<&'e BoundStep>) {
+        match self {
+            BoundExpr::All(parts) | BoundExpr::Any(parts) => {
+                parts.iter().for_each(|part| part.steps(steps));
+            }
+            BoundExpr::Not(part) => part.steps(steps),
+            BoundExpr::Step(step) => steps.push(step),
+        }
+    }
 }
 
 /// A step that is checked and encoded.

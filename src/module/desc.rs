@@ -226,6 +226,40 @@ pub enum Type {
     },
 }
 
+impl fmt::Display for Type {
+    /// In the words of the documentation: `bytes`, `list of prefix (8)`, `set of fin, syn`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |values: &[(String, i64)]| {
+            values.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        match self {
+            Type::Bytes => f.write_str("bytes"),
+            Type::Rate => f.write_str("rate"),
+            Type::Time => f.write_str("time"),
+            Type::Ratio => f.write_str("ratio"),
+            Type::Addr => f.write_str("address"),
+            Type::Prefix => f.write_str("prefix"),
+            Type::Port => f.write_str("port"),
+            Type::PortRange => f.write_str("port range"),
+            Type::Token => f.write_str("token"),
+            Type::Interface => f.write_str("interface"),
+            Type::Bool => f.write_str("bool"),
+            Type::Uint(size) => write!(f, "u{}", size * 8),
+            Type::Int(size) => write!(f, "s{}", size * 8),
+            Type::Enum { values, .. } => write!(f, "one of {}", names(values)),
+            Type::Set { values } => write!(f, "set of {}", names(values)),
+            Type::List { of, max, table, .. } => match table {
+                Some(_) => write!(f, "list of {of}"),
+                None => write!(f, "list of {of} (at most {max})"),
+            },
+            Type::Table { key, value } => {
+                write!(f, "table of {key:?}")?;
+                value.as_ref().map_or(Ok(()), |value| write!(f, " to {value}"))
+            }
+        }
+    }
+}
+
 /// What a table is looked up by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TableKey {
