@@ -326,6 +326,7 @@ fn longer_lists_are_tables() {
     for text in [
         r#"{ "prefixes": ["10.0.0.0/8", "::ffff:10.0.0.0/104", "::/0"] }"#,
         r#"{ "ports": ["1-3", "2-8", "9", 4] }"#,
+        r#"{ "ports": ["1-3", 4, 5, 9] }"#,
     ] {
         assert!(
             encode_text(&within, text).unwrap().tables.is_empty(),

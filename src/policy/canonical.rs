@@ -43,7 +43,10 @@ pub fn canonical(policy: &Policy) -> Value {
         .map(|a| (a.name.value.clone(), acts(&a.act)));
     put_object(&mut document, "actors", actors.collect());
     if !policy.chains.is_empty() {
-        document.insert("chains".into(), policy.chains.iter().map(chain).collect());
+        document.insert(
+            "chains".into(),
+            policy.chains.iter().map(canonical_chain).collect(),
+        );
     }
     Value::Object(document)
 }
@@ -105,8 +108,8 @@ fn table(table: &Table) -> Value {
     Value::Object(object)
 }
 
-/// The chain as an element of `chains`.
-pub(super) fn chain(chain: &Chain) -> Value {
+/// A chain as an element of `chains`, in the form of [`canonical`].
+pub fn canonical_chain(chain: &Chain) -> Value {
     let mut object = Map::new();
     object.insert("name".into(), chain.name.value.clone().into());
     put(&mut object, "comment", chain.comment.as_deref());

@@ -50,7 +50,11 @@ mod pattern;
 pub mod quantity;
 mod resolve;
 
+#[cfg(test)]
+mod tests;
+
 pub use canonical::canonical;
+pub use canonical::canonical_chain;
 pub use canonical::canonical_text;
 pub use diagnostic::Diagnostic;
 pub use diagnostic::nearest;

@@ -706,3 +706,431 @@ pub fn show_subflow(subflow: Subflow) -> Plain {
     let source = end(subflow.saddr, subflow.sport);
     Plain::from(format!("{source}-{}", end(subflow.daddr, subflow.dport)))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::Place;
+
+    fn json(text: &str) -> Json {
+        crate::policy::read("p", text.as_bytes()).unwrap().0
+    }
+
+    fn plain(value: &Plain) -> Json {
+        Json::from_value(value, &Place::root("p"))
+    }
+
+    /// Texts of JSON, and what they are or what the message says.
+    fn check<T: PartialEq + std::fmt::Debug>(
+        read: impl Fn(&Json) -> Result<T, Diagnostic>,
+        cases: Vec<(&str, Result<T, &str>)>,
+    ) {
+        for (text, expected) in cases {
+            let found = read(&json(text)).map_err(|error| {
+                let text = error.to_string();
+                text.strip_prefix("p:1:1: ").unwrap_or_default().to_owned()
+            });
+            assert_eq!(found, expected.map_err(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_as_people_write_them() {
+        check(
+            bytes,
+            vec![
+                ("0", Ok(0)),
+                ("1e3", Ok(1000)),
+                ("18446744073709551615", Ok(u64::MAX)),
+                ("\"7\"", Ok(7)),
+                ("\"7B\"", Ok(7)),
+                ("\"64KiB\"", Ok(65536)),
+                ("\"64KB\"", Ok(64000)),
+                ("\"64kB\"", Ok(64000)),
+                ("\"1.5MiB\"", Ok(1_572_864)),
+                ("\"1.50MB\"", Ok(1_500_000)),
+                ("\"2GiB\"", Ok(2 << 30)),
+                (
+                    "\"16777215.99999999999909TiB\"",
+                    Err("\"16777215.99999999999909TiB\" is not a whole number of bytes"),
+                ),
+                (
+                    "\"16777216TiB\"",
+                    Err("\"16777216TiB\" is more than 18446744073709551615 bytes"),
+                ),
+                ("\"0.5B\"", Err("\"0.5B\" is not a whole number of bytes")),
+                (
+                    "\"64kk\"",
+                    Err("expected bytes such as \"64KiB\", found \"64kk\"; did you mean \"64kB\"?"),
+                ),
+                (
+                    "\"64K\"",
+                    Err("expected bytes such as \"64KiB\", found \"64K\"; did you mean \"64KiB\"?"),
+                ),
+                (
+                    "\"64kib\"",
+                    Err(
+                        "expected bytes such as \"64KiB\", found \"64kib\"; did you mean \"64KiB\"?",
+                    ),
+                ),
+                (
+                    "\"64 KiB\"",
+                    Err(
+                        "expected bytes such as \"64KiB\", found \"64 KiB\"; did you mean \"64KiB\"?",
+                    ),
+                ),
+                (
+                    "\"64apples\"",
+                    Err("expected bytes such as \"64KiB\", found \"64apples\""),
+                ),
+                (
+                    "\"KiB\"",
+                    Err("expected bytes such as \"64KiB\", found \"KiB\""),
+                ),
+                (
+                    "\".5KiB\"",
+                    Err("expected bytes such as \"64KiB\", found \".5KiB\""),
+                ),
+                (
+                    "\"1.2.3KiB\"",
+                    Err("expected bytes such as \"64KiB\", found \"1.2.3KiB\""),
+                ),
+                (
+                    "\"-1\"",
+                    Err("expected bytes such as \"64KiB\", found \"-1\""),
+                ),
+                ("\"\"", Err("expected bytes such as \"64KiB\", found \"\"")),
+                ("-1", Err("expected bytes such as \"64KiB\", found -1")),
+                ("1.5", Err("expected bytes such as \"64KiB\", found 1.5")),
+                (
+                    "1e300",
+                    Err("expected bytes such as \"64KiB\", found 1e+300"),
+                ),
+                ("null", Err("expected bytes such as \"64KiB\", found null")),
+                (
+                    "\"99999999999999999999999999999999999999999\"",
+                    Err(
+                        "expected bytes such as \"64KiB\", found \"99999999999999999999999999999999999999999\"",
+                    ),
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn rates_as_tc_prints_them() {
+        check(
+            rate,
+            vec![
+                ("20000000", Ok(20_000_000)),
+                ("\"20Mbit\"", Ok(20_000_000)),
+                ("\"1.5Gbit\"", Ok(1_500_000_000)),
+                ("\"100kbit\"", Ok(100_000)),
+                ("\"100Kbit\"", Ok(100_000)),
+                ("\"1Kibit\"", Ok(1024)),
+                ("\"12bit\"", Ok(12)),
+                (
+                    "\"20Mbps\"",
+                    Err(
+                        "expected a rate such as \"20Mbit\", found \"20Mbps\"; did you mean \"20Mbit\"?",
+                    ),
+                ),
+                (
+                    "\"20mbit\"",
+                    Err(
+                        "expected a rate such as \"20Mbit\", found \"20mbit\"; did you mean \"20Mbit\"?",
+                    ),
+                ),
+                (
+                    "\"20Mbit/s\"",
+                    Err(
+                        "expected a rate such as \"20Mbit\", found \"20Mbit/s\"; did you mean \"20Mbit\"?",
+                    ),
+                ),
+                (
+                    "\"1.0001kbit\"",
+                    Err("\"1.0001kbit\" is not a whole number of bits per second"),
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn times_have_units() {
+        check(
+            time,
+            vec![
+                ("\"30ns\"", Ok(30)),
+                ("\"250us\"", Ok(250_000)),
+                ("\"100ms\"", Ok(100_000_000)),
+                ("\"1.5s\"", Ok(1_500_000_000)),
+                ("\"10m\"", Ok(600_000_000_000)),
+                ("\"1h\"", Ok(3_600_000_000_000)),
+                ("\"1d\"", Ok(86_400_000_000_000)),
+                ("0", Ok(0)),
+                ("\"0\"", Ok(0)),
+                (
+                    "5",
+                    Err("expected a time such as \"100ms\", found 5 without a unit"),
+                ),
+                (
+                    "\"5\"",
+                    Err("expected a time such as \"100ms\", found \"5\" without a unit"),
+                ),
+                (
+                    "\"0.5ns\"",
+                    Err("\"0.5ns\" is not a whole number of nanoseconds"),
+                ),
+                (
+                    "\"5µs\"",
+                    Err("expected a time such as \"100ms\", found \"5µs\"; did you mean \"5us\"?"),
+                ),
+                (
+                    "\"5min\"",
+                    Err("expected a time such as \"100ms\", found \"5min\"; did you mean \"5m\"?"),
+                ),
+                (
+                    "\"1000000d\"",
+                    Err("\"1000000d\" is more than 18446744073709551615 nanoseconds"),
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn ratios() {
+        check(
+            ratio,
+            vec![
+                ("0", Ok(0)),
+                ("1", Ok(u32::MAX)),
+                ("0.5", Ok(1 << 31)),
+                ("0.1", Ok(429_496_730)),
+                ("\"0.1\"", Ok(429_496_730)),
+                ("\"10%\"", Ok(429_496_730)),
+                ("\"100%\"", Ok(u32::MAX)),
+                ("\"1/16\"", Ok(1 << 28)),
+                (
+                    "\"3/2\"",
+                    Err("expected a ratio between 0 and 1, found \"3/2\""),
+                ),
+                ("1.01", Err("expected a ratio between 0 and 1, found 1.01")),
+                ("-0.1", Err("expected a ratio between 0 and 1, found -0.1")),
+                (
+                    "\"1/0\"",
+                    Err("expected a ratio such as 0.1, \"10%\" or \"1/16\", found \"1/0\""),
+                ),
+                (
+                    "\"ten\"",
+                    Err("expected a ratio such as 0.1, \"10%\" or \"1/16\", found \"ten\""),
+                ),
+                (
+                    "\"inf\"",
+                    Err("expected a ratio such as 0.1, \"10%\" or \"1/16\", found \"inf\""),
+                ),
+                (
+                    "true",
+                    Err("expected a ratio such as 0.1, \"10%\" or \"1/16\", found true"),
+                ),
+            ],
+        );
+        assert_eq!(show_ratio(429_496_730), Plain::from(0.1));
+    }
+
+    #[test]
+    fn ports_and_tokens() {
+        check(
+            port_range,
+            vec![
+                ("22", Ok((22, 22))),
+                ("\"22\"", Ok((22, 22))),
+                ("\"8000-8010\"", Ok((8000, 8010))),
+                ("\"0-65535\"", Ok((0, 65535))),
+                (
+                    "\"8010-8000\"",
+                    Err(
+                        "the range \"8010-8000\" ends before it begins; did you mean \"8000-8010\"?",
+                    ),
+                ),
+                (
+                    "\"8000:8010\"",
+                    Err(
+                        "expected a port or a range such as \"8000-8010\", found \"8000:8010\"; did you mean \"8000-8010\"?",
+                    ),
+                ),
+                (
+                    "\"https\"",
+                    Err("expected a port or a range such as \"8000-8010\", found \"https\""),
+                ),
+                (
+                    "\"1-65536\"",
+                    Err("expected a port or a range such as \"8000-8010\", found \"1-65536\""),
+                ),
+                (
+                    "\"+1\"",
+                    Err("expected a port or a range such as \"8000-8010\", found \"+1\""),
+                ),
+                (
+                    "\"-\"",
+                    Err("expected a port or a range such as \"8000-8010\", found \"-\""),
+                ),
+                (
+                    "65536",
+                    Err("expected a port or a range such as \"8000-8010\", found 65536"),
+                ),
+            ],
+        );
+        check(
+            port,
+            vec![
+                ("\"443\"", Ok(443)),
+                ("\"\"", Err("expected a port from 0 to 65535, found \"\"")),
+            ],
+        );
+        check(
+            token,
+            vec![
+                ("1", Ok(1)),
+                ("\"0x1a2b3c4d\"", Ok(0x1a2b_3c4d)),
+                ("\"0X1A\"", Ok(0x1a)),
+                (
+                    "4294967296",
+                    Err("expected a token such as \"0x1a2b3c4d\", found 4294967296"),
+                ),
+                (
+                    "\"1a2b\"",
+                    Err("expected a token such as \"0x1a2b3c4d\", found \"1a2b\""),
+                ),
+                (
+                    "\"0x\"",
+                    Err("expected a token such as \"0x1a2b3c4d\", found \"0x\""),
+                ),
+                (
+                    "\"0x+1\"",
+                    Err("expected a token such as \"0x1a2b3c4d\", found \"0x+1\""),
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn addresses_and_prefixes() {
+        let mapped = |text: &str| text.parse::<Ipv4Addr>().unwrap().to_ipv6_mapped();
+        let scope = "expected an address such as \"10.0.0.1\" or \"fc00::1\", found \"fe80::1%eth0\"; did you mean \"fe80::1\"?";
+        check(
+            addr,
+            vec![
+                ("\"10.0.0.1\"", Ok(mapped("10.0.0.1"))),
+                ("\"::ffff:10.0.0.1\"", Ok(mapped("10.0.0.1"))),
+                ("\"::1\"", Ok(Ipv6Addr::LOCALHOST)),
+                ("\"fe80::1%eth0\"", Err(scope)),
+                (
+                    "\"10.0.0.01\"",
+                    Err(
+                        "expected an address such as \"10.0.0.1\" or \"fc00::1\", found \"10.0.0.01\"",
+                    ),
+                ),
+                (
+                    "1",
+                    Err("expected an address such as \"10.0.0.1\" or \"fc00::1\", found 1"),
+                ),
+            ],
+        );
+        let prefix_of = |addr: Ipv6Addr, bits: u8| Ok(Prefix { addr, bits });
+        check(
+            prefix,
+            vec![
+                ("\"10.0.0.0/8\"", prefix_of(mapped("10.0.0.0"), 104)),
+                ("\"10.0.0.1\"", prefix_of(mapped("10.0.0.1"), 128)),
+                ("\"0.0.0.0/0\"", prefix_of(mapped("0.0.0.0"), 96)),
+                (
+                    "\"::ffff:10.0.0.0/104\"",
+                    prefix_of(mapped("10.0.0.0"), 104),
+                ),
+                ("\"::/0\"", prefix_of(Ipv6Addr::UNSPECIFIED, 0)),
+                ("\"fc00::/7\"", prefix_of("fc00::".parse().unwrap(), 7)),
+                (
+                    "\"10.0.0.1/8\"",
+                    Err(
+                        "\"10.0.0.1/8\" has bits of the host set: the prefix is 10.0.0.0/8; did you mean \"10.0.0.0/8\"?",
+                    ),
+                ),
+                (
+                    "\"fc00::1/7\"",
+                    Err(
+                        "\"fc00::1/7\" has bits of the host set: the prefix is fc00::/7; did you mean \"fc00::/7\"?",
+                    ),
+                ),
+                (
+                    "\"10.0.0.0/33\"",
+                    Err("expected a length from 0 to 32 behind the `/`, found \"10.0.0.0/33\""),
+                ),
+                (
+                    "\"::/129\"",
+                    Err("expected a length from 0 to 128 behind the `/`, found \"::/129\""),
+                ),
+                (
+                    "\"::/\"",
+                    Err("expected a length from 0 to 128 behind the `/`, found \"::/\""),
+                ),
+                (
+                    "\"10.0.0.0/255.0.0.0\"",
+                    Err(
+                        "expected a length from 0 to 32 behind the `/`, found \"10.0.0.0/255.0.0.0\"; did you mean \"10.0.0.0/8\"?",
+                    ),
+                ),
+                (
+                    "\"10.0.0/8\"",
+                    Err(
+                        "expected a prefix such as \"10.0.0.0/8\" or \"fc00::/7\", found \"10.0.0/8\"",
+                    ),
+                ),
+            ],
+        );
+        let wrong = "expected a subflow such as \"10.0.0.1:40000-10.0.0.2:443\" or \"[fc00::1]:40000-[fc00::2]:443\", found \"10.0.0.1-10.0.0.2\"";
+        check(
+            |json| subflow(json).map(|subflow| (subflow.sport, subflow.dport)),
+            vec![
+                ("\"10.0.0.1:1-10.0.0.2:2\"", Ok((1, 2))),
+                ("\"[::1]:1-[::2]:2\"", Ok((1, 2))),
+                ("\"10.0.0.1-10.0.0.2\"", Err(wrong)),
+                (
+                    "\"10.0.0.1:1-[::2]:2\"",
+                    Err("source and destination of a subflow are of one family"),
+                ),
+            ],
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_shown_is_read(
+            n in any::<u64>(), shift in 0..64u32, zeros in 0..19u32, half in any::<u128>(), bits in 0..=128u8
+        ) {
+            for n in [n, n >> shift, n << shift, (n >> shift).saturating_mul(10u64.pow(zeros))] {
+                prop_assert_eq!(bytes(&plain(&show_bytes(n))).unwrap(), n);
+                prop_assert_eq!(rate(&plain(&show_rate(n))).unwrap(), n);
+                prop_assert_eq!(time(&plain(&show_time(n))).unwrap(), n);
+                prop_assert_eq!(ratio(&plain(&show_ratio(n as u32))).unwrap(), n as u32);
+                prop_assert_eq!(token(&plain(&show_token(n as u32))).unwrap(), n as u32);
+            }
+            for n in [half, half & 0xffff_ffff | 0xffff_0000_0000] {
+                let mut prefix_of = Prefix { addr: Ipv6Addr::from_bits(n), bits };
+                prefix_of.addr = Ipv6Addr::from_bits(n & prefix_of.mask().to_bits());
+                prop_assert_eq!(prefix(&plain(&show_prefix(prefix_of))).unwrap(), prefix_of);
+                prop_assert_eq!(addr(&plain(&show_addr(prefix_of.addr))).unwrap(), prefix_of.addr);
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            let json = plain(&Plain::from(text));
+            let _ = (bytes(&json), rate(&json), time(&json), ratio(&json), port_range(&json));
+            let _ = (token(&json), addr(&json), prefix(&json), subflow(&json), int(&json, 4));
+        }
+    }
+}
