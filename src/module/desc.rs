@@ -24,7 +24,9 @@ impl std::str::FromStr for KernelVersion {
         let mut number = || parts.next().and_then(|p| p.parse::<u16>().ok());
         match (number(), number()) {
             (Some(major), Some(minor)) => Ok(Self(major, minor)),
-            _ => Err(format!("expected a kernel version such as 5.10, found {s:?}")),
+            _ => Err(format!(
+                "expected a kernel version such as 5.10, found {s:?}"
+            )),
         }
     }
 }
