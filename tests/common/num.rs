@@ -42,7 +42,7 @@ pub(crate) fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
         .map(|b| (b as char).to_digit(16).map(|d| d as u8))
         .collect::<Option<_>>()
         .ok_or_else(|| format!("expected hexadecimal digits, found {text:?}"))?;
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(format!("odd number of hexadecimal digits in {text:?}"));
     }
     Ok(digits.chunks(2).map(|d| d[0] << 4 | d[1]).collect())

@@ -302,22 +302,13 @@ pub enum Ext {
 }
 
 /// A header of so many bytes.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sized {
     /// Bytes, a multiple of 8; 8, an authentication header 24.
     pub len: Option<usize>,
     /// Length field, when it should not tell the truth.
     pub len_field: Option<u8>,
-}
-
-impl Default for Sized {
-    fn default() -> Self {
-        Self {
-            len: None,
-            len_field: None,
-        }
-    }
 }
 
 /// Routing header.
@@ -750,7 +741,7 @@ struct Network {
 }
 
 fn fragment_word(fragment: &Fragment) -> Result<u16, String> {
-    if fragment.offset % 8 != 0 {
+    if !fragment.offset.is_multiple_of(8) {
         return Err(format!(
             "fragment.offset: {} is no multiple of 8",
             fragment.offset
@@ -813,7 +804,7 @@ impl Ip4 {
             None => u16::try_from(len + behind).map_err(|_| "payload: too long for IPv4")?,
         };
         let fragment = match &self.fragment {
-            Some(f) => u16::from(f.more) << 13 | fragment_word(f)? / 8,
+            Some(f) => (u16::from(f.more) << 13) | (fragment_word(f)? / 8),
             None => u16::from(self.df) << 14,
         };
         let mut header = vec![
@@ -855,7 +846,7 @@ impl Ext {
     fn bytes(&self, next: u8) -> Result<Vec<u8>, String> {
         let sized = |h: &Sized, default: usize| {
             let len = h.len.unwrap_or(default);
-            if len % 8 != 0 || !(8..=2048).contains(&len) {
+            if !len.is_multiple_of(8) || !(8..=2048).contains(&len) {
                 return Err(format!(
                     "ip6.ext: length {len} is no multiple of 8 from 8 to 2048"
                 ));
@@ -1067,6 +1058,23 @@ impl Packet {
     pub fn tcp_header(&self) -> Option<Tcp> {
         let other = self.udp.is_some() || self.proto.is_some() || self.arp;
         (!other).then(|| self.tcp.clone().unwrap_or_default())
+    }
+
+    /// Source, destination, TTL and type of service of the IP header.
+    pub(crate) fn addresses(
+        &self,
+        family: Family,
+    ) -> (Result<IpAddr, String>, Result<IpAddr, String>, u8, u8) {
+        let default = Ip::default();
+        let (src, dst, ttl, tos) = match (&self.ip4, &self.ip6, &self.ip) {
+            (Some(ip), _, _) => (&ip.src, &ip.dst, ip.ttl, ip.tos),
+            (_, Some(ip), _) => (&ip.src, &ip.dst, ip.ttl, ip.tos),
+            (_, _, ip) => {
+                let ip = ip.as_ref().unwrap_or(&default);
+                (&ip.src, &ip.dst, ip.ttl, ip.tos)
+            }
+        };
+        (resolve(src, family), resolve(dst, family), ttl, tos)
     }
 
     fn check(&self) -> Result<(), String> {
