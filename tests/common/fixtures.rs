@@ -2,10 +2,10 @@
 //! Their format is described in `tests/README.md`.
 //!
 //! ```no_run
-//! for case in emptcp_test::fixtures::load("tests/modules/dport.json".as_ref()).unwrap() {
+//! for case in emptcp_test::fixtures::load_dir("tests/modules".as_ref()).unwrap() {
 //!     for entry in case.expand() {
 //!         println!("{} {} -> {:?}", entry.name, entry.params, entry.outcome);
-//!         // load the module with entry.params, run it on entry.input,
+//!         // load entry.module with entry.params, run it on entry.input,
 //!         // compare the bytes with entry.expected and the mark with entry.expected_mark
 //!     }
 //! }
@@ -58,6 +58,8 @@ pub struct Case {
 pub struct Entry {
     /// Module under test.
     pub module: String,
+    /// Name of the row.
+    pub case: String,
     /// Name for messages: module, case, family, variant.
     pub name: String,
     /// Family of the packet.
@@ -371,6 +373,7 @@ impl Case {
         }
         Ok(Entry {
             module: self.module.clone(),
+            case: self.name.clone(),
             name: format!(
                 "{}: {} ({}, {variant:?})",
                 self.module,
@@ -453,7 +456,7 @@ pub fn load(path: &Path) -> Result<Vec<Case>, String> {
 }
 
 /// Paths of the fixtures in a directory, in their order.
-pub fn paths(dir: &Path) -> Result<Vec<PathBuf>, String> {
+fn paths(dir: &Path) -> Result<Vec<PathBuf>, String> {
     let error = |e: std::io::Error| format!("{}: {e}", dir.display());
     let mut paths = Vec::new();
     for file in fs::read_dir(dir).map_err(error)? {
@@ -464,4 +467,13 @@ pub fn paths(dir: &Path) -> Result<Vec<PathBuf>, String> {
     }
     paths.sort();
     Ok(paths)
+}
+
+/// Reads every fixture in a directory, by name of file.
+pub fn load_dir(dir: &Path) -> Result<Vec<Case>, String> {
+    let mut cases = Vec::new();
+    for path in paths(dir)? {
+        cases.extend(load(&path)?);
+    }
+    Ok(cases)
 }
