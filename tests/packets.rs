@@ -11,6 +11,7 @@ use emptcp_test::fixtures::Case;
 use emptcp_test::fixtures::Entry;
 use emptcp_test::fixtures::Outcome;
 use emptcp_test::hosts::Family;
+use emptcp_test::model;
 use emptcp_test::options::*;
 use emptcp_test::packet::*;
 use emptcp_test::pcap;
@@ -419,6 +420,7 @@ fn packets_are_what_tshark_finds() {
             .ip6(ext(&[Ext::Ah(Sized::default())]))
             .payload(5),
         Packet::new().ip6(ext(&[home])).payload(5),
+        Packet::new().ip6(ext(&[routing(0, 1)])).payload(5),
         Packet::new().ip6(ext(&[routing(4, 0)])).payload(5),
         Packet::new()
             .ip6(ext(&[routing(4, 1), Ext::Dest(sized(8))]))
@@ -652,6 +654,11 @@ fn every_fixture_is_what_it_says() {
         "tshark gave up {gave_up} times"
     );
     for (entry, found) in entries.iter().zip(&decoded) {
+        let mark = match (entry.module.as_str(), &entry.outcome) {
+            ("set_mark", Outcome::Match) => model::set_mark(&entry.params, entry.mark),
+            _ => entry.mark,
+        };
+        assert_eq!(entry.expected_mark, mark, "{}", entry.name);
         let differences = found.differences(&entry.output, entry.family);
         assert!(
             differences.is_empty(),
@@ -681,20 +688,29 @@ fn fixtures_expect_what_tshark_finds() {
     let mut differ: Vec<&str> = Vec::new();
     for (entry, found) in entries.iter().zip(&decoded) {
         let tcp = found.tcp.is_some();
-        let everything = entry.params.as_object().is_none_or(|p| p.is_empty());
-        let agree = match (&entry.outcome, entry.module.as_str()) {
-            // Whether there is an option of Multipath TCP.
-            (Outcome::Match, "mptcp") => found.mptcp.iter().any(|o| o.len >= 3),
-            (Outcome::Miss, "mptcp") => !found.mptcp.iter().any(|o| o.len >= 3),
-            // Whether this is TCP at all.
-            (Outcome::Match, _) => tcp,
-            (Outcome::Miss, "tcp") => !(tcp && everything),
-            (Outcome::Miss, _) => true,
+        let model = model::matches(&entry.module, &entry.params, found, entry.mark);
+        let agree = match (&entry.outcome, model) {
             (Outcome::Error(_), _) => !tcp || found.malformed,
+            (outcome, Some(matches)) => matches == (*outcome == Outcome::Match),
+            // An actor treats TCP and nothing else.
+            (outcome, None) => tcp == (*outcome == Outcome::Match),
         };
         if !agree {
             differ.push(&entry.case);
+            println!("{}: {}\n{found:?}", entry.name, entry.params);
         }
+    }
+    let treated = entries.iter().zip(&decoded);
+    for (entry, found) in treated.filter(|(e, _)| e.outcome == Outcome::Match) {
+        let tcp = found.tcp.as_ref();
+        let (Some(before), Some(after)) = (tcp, entry.output.tcp_header()) else {
+            continue;
+        };
+        let window = match entry.module.as_str() {
+            "set_recv_win" => model::set_recv_win(&entry.params, before),
+            _ => before.window,
+        };
+        assert_eq!(after.window, window, "{} {}", entry.name, entry.params);
     }
     differ.sort_unstable();
     differ.dedup();
@@ -724,7 +740,10 @@ fn checksums_of_captures_are_as_tshark_finds_them() {
             packet.name
         );
         assert!(sums.ip.unwrap().is_right(), "{}", packet.name);
-        assert!(packet.checks().iter().any(|c| c.module == "mptcp"));
+        for check in packet.checks() {
+            let model = model::matches(check.module, &check.params, &packet.facts, 0);
+            assert_eq!(model, Some(check.matches), "{} {check:?}", packet.name);
+        }
     }
     assert_eq!((packets.len(), tcp), (324, 320));
     println!("{mptcp} with options of Multipath TCP, {good} with a right TCP checksum");

@@ -6,6 +6,7 @@ pub mod captures;
 pub mod csum;
 pub mod fixtures;
 pub mod hosts;
+pub mod model;
 mod num;
 pub mod options;
 pub mod packet;
