@@ -42,6 +42,25 @@ struct emptcp_port_range {
 	__u16 last;
 };
 
+/** Addresses and ports of a subflow, as one of its directions has them on the wire. */
+struct emptcp_subflow {
+	struct emptcp_addr src;
+	struct emptcp_addr dst;
+	emptcp_port sport;
+	emptcp_port dport;
+	/** Tells overlapping address spaces apart; see emptcp_links.zone. */
+	__u32 zone;
+};
+
+/** Key of a table of prefixes. */
+struct emptcp_prefix_key {
+	/** 32 for the family and the bits of the mask (an IPv4 one has 96 more). */
+	__u32 prefixlen;
+	/** 4 or 6: ::/0 holds no IPv4 address. */
+	__be32 family;
+	struct emptcp_addr addr;
+};
+
 /** Set of the names of an enum whose values are 0 to 63: bit n stands for value n. */
 #define EMPTCP_SET(enum_type)     \
 	union {                   \
@@ -54,10 +73,10 @@ struct emptcp_port_range {
  * count is constant for the verifier, so a loop over the list is bounded by it
  * and the code behind the last item vanishes.
  */
-#define EMPTCP_LIST(type, max)    \
-	struct {                  \
-		__u32 count;      \
-		type items[max];  \
+#define EMPTCP_LIST(type, max)   \
+	struct {                 \
+		__u32 count;     \
+		type items[max]; \
 	}
 
 /** count of a list that is in the list's table, because it is longer than max. */

@@ -1,6 +1,10 @@
-//! Modules: what their objects say of themselves.
+//! Modules: the selectors and actors that policies are made of, as their
+//! objects describe them. Built-in modules and modules from files take the same
+//! path.
 
+mod btf;
 mod desc;
+mod registry;
 
 pub use desc::Flags;
 pub use desc::Hook;
@@ -10,3 +14,9 @@ pub use desc::Module;
 pub use desc::Param;
 pub use desc::TableKey;
 pub use desc::Type;
+pub use registry::Family;
+pub use registry::MapInfo;
+pub use registry::Object;
+pub use registry::Registry;
+pub use registry::Scope;
+pub(crate) use registry::monoliths;

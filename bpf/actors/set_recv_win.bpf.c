@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <emptcp/csum.h>
+#include <emptcp/module.h>
+
+struct set_recv_win_params {
+	emptcp_bytes bytes EMPTCP_DOC("Largest window to announce") EMPTCP_REQUIRED;
+	emptcp_bytes floor EMPTCP_DOC("Never clamp below this") EMPTCP_DEFAULT("2920");
+	__u8 wscale EMPTCP_DOC("Window scale (RFC 7323) of the side that sent the packet")
+		EMPTCP_REQUIRED EMPTCP_MAX("14");
+};
+
+static __always_inline int set_recv_win_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					    const struct set_recv_win_params *p)
+{
+	__u64 bytes = p->bytes > p->floor ? p->bytes : p->floor;
+	__u64 window = bytes >> (p->wscale & 15);
+
+	/* The window of a SYN is not scaled, and that of a RST means nothing. */
+	if (pkt->tcp->syn || pkt->tcp->rst)
+		return EMPTCP_SKIP;
+	/* Zero would stop the sender. */
+	if (!window)
+		window = 1;
+	if (window >= bpf_ntohs(pkt->tcp->window))
+		return EMPTCP_SKIP;
+	return emptcp_set_window(ctx, pkt, bpf_htons(window)) ?: EMPTCP_NEXT;
+}
+
+EMPTCP_ACTOR(set_recv_win, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_EDITS,
+	     "Clamps the receive window that the packet announces; never raises it");

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The program that the kernel calls first: it sends TCP packets to the first
+ * step of the generation in force, and everything else on its way.
+ *
+ * It knows two generations, the one before and its own, and asks the pinned
+ * word which of them counts: so that all hooks and interfaces change from one
+ * to the other with one store. Of a third generation it knows nothing, and lets
+ * packets pass: it is about to be detached.
+ */
+#include <emptcp/chain.h>
+#include <emptcp/parse.h>
+
+const volatile struct emptcp_entry emptcp_entry = {};
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+/** The generation in force. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct emptcp_generation);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} generation SEC(".maps");
+
+/** Steps of the generation before. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+	__uint(max_entries, 1);
+} progs_prev SEC(".maps");
+
+/* Into BTF with the enums that the loader takes its numbers and names from. */
+struct emptcp_enums {
+	enum emptcp_hook hook;
+	enum emptcp_framing framing;
+	enum emptcp_reason reason;
+	enum emptcp_slot slot;
+	enum emptcp_step_flags flags;
+	enum emptcp_word word;
+	struct emptcp_links links;
+};
+const volatile struct emptcp_enums emptcp_enums = {};
+
+/** Enough for the longest headers of packets that are no attack. */
+#define PULL_BYTES 512
+
+SEC(EMPTCP_CTX_SECTION)
+int emptcp_entry_run(struct emptcp_ctx *ctx)
+{
+	const struct emptcp_entry *e = (const struct emptcp_entry *)&emptcp_entry;
+	struct emptcp_generation *g;
+	struct emptcp_pkt pkt = {};
+	__u64 current;
+	__u32 zero = 0;
+	int reason;
+
+	asm volatile("" : "+r"(e));
+	g = bpf_map_lookup_elem(&generation, &zero);
+	if (!g)
+		return CTX_PASS;
+	current = *(volatile __u64 *)&g->current;
+
+	reason = emptcp_parse(ctx, e->framing, &pkt);
+	if (reason == EMPTCP_REASON_TRUNCATED && !ctx_pull(ctx, PULL_BYTES))
+		reason = emptcp_parse(ctx, e->framing, &pkt);
+	if (reason == EMPTCP_REASON_NOT_TCP)
+		return CTX_PASS;
+
+	if (e->context) {
+#pragma unroll
+		for (int i = 0; i < EMPTCP_WORD_MAX; i++)
+			ctx_set_word(ctx, i, 0);
+	}
+	if (current == e->next.generation) {
+		if (reason) {
+			emptcp_count_reason(e->hook, reason);
+			return emptcp_goto(ctx, e->next.undecidable, e->hook);
+		}
+		return emptcp_goto(ctx, e->next.start, e->hook);
+	}
+	if (current == e->prev.generation) {
+		if (reason) {
+			emptcp_count_reason(e->hook, reason);
+			return emptcp_goto(ctx, e->prev.undecidable, e->hook);
+		}
+		if (e->prev.start == EMPTCP_SLOT_PASS)
+			return CTX_PASS;
+		if (e->prev.start == EMPTCP_SLOT_DROP)
+			return CTX_DROP;
+		EMPTCP_TAIL_CALL(ctx, &progs_prev, e->prev.start);
+		emptcp_count_reason(e->hook, EMPTCP_REASON_TAIL_CALL);
+	}
+	return CTX_PASS;
+}

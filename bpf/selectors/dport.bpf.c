@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <emptcp/lists.h>
+#include <emptcp/module.h>
+
+struct dport_params {
+	emptcp_port_ranges in EMPTCP_DOC("Destination ports and ranges of ports") EMPTCP_REQUIRED;
+};
+
+struct {
+	EMPTCP_PORT_TABLE;
+} in_table SEC(".maps") EMPTCP_TABLE_OF(in);
+
+static __always_inline int dport_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+				       const struct dport_params *p)
+{
+	return emptcp_ports_hold(&p->in, &in_table, bpf_ntohs(pkt->tcp->dest));
+}
+
+EMPTCP_SELECTOR(dport, EMPTCP_HOOKS_ALL, "5.10", "",
+		"Destination port is in a list of ports and ranges");

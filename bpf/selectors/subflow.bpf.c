@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <emptcp/module.h>
+
+struct subflow_params {
+	struct emptcp_addr src EMPTCP_DOC("Source address") EMPTCP_REQUIRED;
+	struct emptcp_addr dst EMPTCP_DOC("Destination address") EMPTCP_REQUIRED;
+	emptcp_port sport EMPTCP_DOC("Source port") EMPTCP_REQUIRED;
+	emptcp_port dport EMPTCP_DOC("Destination port") EMPTCP_REQUIRED;
+	emptcp_bool either EMPTCP_DOC("Match both directions") EMPTCP_DEFAULT("false");
+};
+
+static __always_inline int subflow_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					 const struct subflow_params *p)
+{
+	__u16 sport = bpf_ntohs(pkt->tcp->source), dport = bpf_ntohs(pkt->tcp->dest);
+	struct emptcp_addr src, dst;
+
+	emptcp_saddr(pkt, &src);
+	emptcp_daddr(pkt, &dst);
+	if (sport == p->sport && dport == p->dport && emptcp_addr_equal(&src, &p->src) &&
+	    emptcp_addr_equal(&dst, &p->dst))
+		return 1;
+	return p->either && sport == p->dport && dport == p->sport &&
+	       emptcp_addr_equal(&src, &p->dst) && emptcp_addr_equal(&dst, &p->src);
+}
+
+EMPTCP_SELECTOR(subflow, EMPTCP_HOOKS_ALL, "5.10", "", "One subflow, by its addresses and ports");

@@ -1,0 +1,118 @@
+//! Compiles the BPF programs: a skeleton for the entry program, from which the
+//! structures shared with it are taken too, and one object for each module and
+//! family of hooks that it declares.
+
+use std::env;
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+use libbpf_cargo::SkeletonBuilder;
+
+/// Families of hooks: what to define, and what stands in a source that is not for it.
+const FAMILIES: [(&str, &str, &str); 2] =
+    [("xdp", "-DEMPTCP_XDP", "EMPTCP_HOOKS_TC"), ("tc", "-DEMPTCP_TC", "EMPTCP_HOOKS_XDP")];
+
+/// Folders of programs, and the constant that holds their objects.
+const FOLDERS: [(&str, &str); 3] = [
+    ("bpf/selectors", "MODULES"),
+    ("bpf/actors", "MODULES"),
+    ("benches/bpf", "MONOLITHS"),
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    for watched in ["include", "bpf", "benches/bpf"] {
+        println!("cargo:rerun-if-changed={watched}");
+    }
+    println!("cargo:rerun-if-env-changed=CLANG");
+
+    for (family, define, _) in FAMILIES {
+        compiler(&root, define)
+            .source(root.join("bpf/entry.bpf.c"))
+            .obj(out.join(format!("entry.{family}.o")))
+            .build_and_generate(out.join(format!("entry_{family}.skel.rs")))?;
+    }
+
+    let mut table = String::new();
+    for constant in ["MODULES", "MONOLITHS"] {
+        writeln!(table, "pub(crate) const {constant}: &[(&str, Family, &[u8])] = &[")?;
+        for (folder, _) in FOLDERS.iter().filter(|(_, c)| *c == constant) {
+            for source in sources(&root.join(folder))? {
+                objects(&root, &out, &source, &mut table)?;
+            }
+        }
+        writeln!(table, "];")?;
+    }
+    fs::write(out.join("objects.rs"), table)?;
+    Ok(())
+}
+
+/// The programs of a folder, by name.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(".bpf.c") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Compiles a module for each family of hooks that it is for, and lists the objects.
+fn objects(
+    root: &Path,
+    out: &Path,
+    source: &Path,
+    table: &mut String,
+) -> Result<(), Box<dyn Error>> {
+    let text = fs::read_to_string(source)?;
+    let file = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = file.trim_end_matches(".bpf.c");
+    for (family, define, excluded) in FAMILIES {
+        if text.contains(excluded) {
+            continue;
+        }
+        let object = out.join(format!("{name}.{family}.o"));
+        compiler(root, define).source(source).obj(&object).build()?;
+        let variant = if family == "xdp" { "Xdp" } else { "Tc" };
+        writeln!(table, "    ({name:?}, Family::{variant}, include_bytes!({object:?})),")?;
+    }
+    Ok(())
+}
+
+/// The compiler with the flags that all programs share.
+fn compiler(root: &Path, define: &str) -> SkeletonBuilder {
+    let mut builder = SkeletonBuilder::new();
+    builder.clang(clang());
+    let mut args: Vec<OsString> = ["-Wall", "-Werror", "-mcpu=v3", define, "-I"]
+        .into_iter()
+        .map(OsString::from)
+        .collect();
+    args.push(root.join("include").into());
+    // The uapi headers of Debian and its like: asm/ lies in a folder of the architecture.
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    args.push("-idirafter".into());
+    args.push(format!("/usr/include/{arch}-linux-gnu").into());
+    builder.clang_args(args);
+    builder
+}
+
+/// `$CLANG`, else the newest known clang in the path.
+fn clang() -> PathBuf {
+    if let Some(clang) = env::var_os("CLANG") {
+        return clang.into();
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let versions = (16..=24).rev().map(|v| format!("clang-{v}"));
+    versions
+        .flat_map(|name| env::split_paths(&path).map(move |dir| dir.join(&name)))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| "clang".into())
+}

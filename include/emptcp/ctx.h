@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The packet's context, one interface for both families of hooks. A module is
+ * compiled once with EMPTCP_XDP and once with EMPTCP_TC; only ctx_xdp.h and
+ * ctx_tc.h know which.
+ *
+ * Needs nothing but the uapi headers: packet fields are no CO-RE relocations,
+ * so libbpf does not parse the kernel's BTF at each load.
+ */
+#ifndef __EMPTCP_CTX_H__
+#define __EMPTCP_CTX_H__
+
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#if defined(EMPTCP_XDP) == defined(EMPTCP_TC)
+#error "compile with either -DEMPTCP_XDP or -DEMPTCP_TC"
+#endif
+
+#include <emptcp/abi.h>
+
+#ifdef EMPTCP_XDP
+#include <emptcp/ctx_xdp.h>
+#else
+#include <emptcp/ctx_tc.h>
+#endif
+
+#endif /* __EMPTCP_CTX_H__ */

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The context at tc ingress and egress, for clsact and TCX alike; see ctx.h. */
+#ifndef __EMPTCP_CTX_TC_H__
+#define __EMPTCP_CTX_TC_H__
+
+/** The kernel's context of a packet. */
+#define emptcp_ctx __sk_buff
+
+#define EMPTCP_CTX_SECTION "tc"
+
+enum {
+	/** The packet goes on to the next program: TC_ACT_UNSPEC, which is also TCX_NEXT. */
+	CTX_PASS = TC_ACT_UNSPEC,
+	CTX_DROP = TC_ACT_SHOT,
+	CTX_REDIRECT = TC_ACT_REDIRECT,
+};
+
+/** First byte of the packet's linear part. */
+static __always_inline void *ctx_data(const struct emptcp_ctx *ctx)
+{
+	return (void *)(long)ctx->data;
+}
+
+/** Behind the last byte of the packet's linear part. */
+static __always_inline void *ctx_data_end(const struct emptcp_ctx *ctx)
+{
+	return (void *)(long)ctx->data_end;
+}
+
+/** Bytes of the packet from its link-layer header on. */
+static __always_inline __u32 ctx_len(struct emptcp_ctx *ctx, int frags)
+{
+	return ctx->len;
+}
+
+/** Packets on the wire that this one stands for (GSO, GRO). */
+static __always_inline __u32 ctx_segments(const struct emptcp_ctx *ctx)
+{
+	return ctx->gso_segs ?: 1;
+}
+
+/** Makes the first len bytes linear; 0, or negative where that cannot be. Packet pointers are void
+ * after it. */
+static __always_inline int ctx_pull(struct emptcp_ctx *ctx, __u32 len)
+{
+	return bpf_skb_pull_data(ctx, len < ctx->len ? len : ctx->len);
+}
+
+/** Word of the chain context (enum emptcp_word). */
+static __always_inline __u32 ctx_word(struct emptcp_ctx *ctx, const int word)
+{
+	return ctx->cb[word];
+}
+
+/** Sets a word of the chain context. */
+static __always_inline void ctx_set_word(struct emptcp_ctx *ctx, const int word, __u32 value)
+{
+	ctx->cb[word] = value;
+}
+
+/** Packet mark (fwmark of the kernel's socket buffer). */
+static __always_inline __u32 ctx_mark(const struct emptcp_ctx *ctx)
+{
+	return ctx->mark;
+}
+
+/** Sets the packet mark. */
+static __always_inline void ctx_set_mark(struct emptcp_ctx *ctx, __u32 mark)
+{
+	ctx->mark = mark;
+}
+
+/**
+ * Replaces 16 bits that a TCP checksum covers, in the checksum only, by
+ * bpf_l4_csum_replace: the one way that is right for packets whose checksum is
+ * still to be completed (CHECKSUM_PARTIAL) and for complete ones. offset is that
+ * of the TCP header from the start of the packet. Packet pointers are void
+ * after it, so it comes last. Returns 0, or a negative errno.
+ */
+static __always_inline int ctx_csum_replace2(struct emptcp_ctx *ctx, struct tcphdr *tcp,
+					     __u32 offset, __be16 from, __be16 to)
+{
+	return bpf_l4_csum_replace(ctx, offset + offsetof(struct tcphdr, check), from, to,
+				   sizeof(to));
+}
+
+#endif /* __EMPTCP_CTX_TC_H__ */

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The context at XDP; see ctx.h. */
+#ifndef __EMPTCP_CTX_XDP_H__
+#define __EMPTCP_CTX_XDP_H__
+
+/** The kernel's context of a packet. */
+#define emptcp_ctx xdp_md
+
+#define EMPTCP_CTX_SECTION "xdp"
+
+enum {
+	/** The packet goes on, past foreign programs and into the stack. */
+	CTX_PASS = XDP_PASS,
+	CTX_DROP = XDP_DROP,
+	CTX_REDIRECT = XDP_REDIRECT,
+};
+
+/** Words of the chain context; valid in one run only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32[EMPTCP_WORD_MAX]);
+	__uint(max_entries, 1);
+} chain_words SEC(".maps");
+
+/** First byte of the packet's linear part. */
+static __always_inline void *ctx_data(const struct emptcp_ctx *ctx)
+{
+	return (void *)(long)ctx->data;
+}
+
+/** Behind the last byte of the packet's linear part. */
+static __always_inline void *ctx_data_end(const struct emptcp_ctx *ctx)
+{
+	return (void *)(long)ctx->data_end;
+}
+
+/** Bytes of the packet from its link-layer header on; frags: the program is of the xdp.frags
+ * flavour. */
+static __always_inline __u32 ctx_len(struct emptcp_ctx *ctx, int frags)
+{
+	/* A constant for the verifier: kernels before 5.18 never see the helper. */
+	if (frags)
+		return bpf_xdp_get_buff_len(ctx);
+	return ctx->data_end - ctx->data;
+}
+
+/** Packets on the wire that this one stands for. */
+static __always_inline __u32 ctx_segments(const struct emptcp_ctx *ctx)
+{
+	return 1;
+}
+
+/** Makes the first len bytes linear; 0, or negative where that cannot be. */
+static __always_inline int ctx_pull(struct emptcp_ctx *ctx, __u32 len)
+{
+	return -1;
+}
+
+/** Word of the chain context (enum emptcp_word). */
+static __always_inline __u32 ctx_word(struct emptcp_ctx *ctx, const int word)
+{
+	__u32 zero = 0;
+	__u32 *words = bpf_map_lookup_elem(&chain_words, &zero);
+
+	return words ? words[word] : 0;
+}
+
+/** Sets a word of the chain context. */
+static __always_inline void ctx_set_word(struct emptcp_ctx *ctx, const int word, __u32 value)
+{
+	__u32 zero = 0;
+	__u32 *words = bpf_map_lookup_elem(&chain_words, &zero);
+
+	if (words)
+		words[word] = value;
+}
+
+/**
+ * Replaces 16 bits that a TCP checksum covers, in the checksum only
+ * (RFC 1624, equation 3): a wrong checksum stays wrong by the same difference.
+ * tcp must be checked for its first 20 bytes; offset is not needed here.
+ * Returns 0.
+ */
+static __always_inline int ctx_csum_replace2(struct emptcp_ctx *ctx, struct tcphdr *tcp,
+					     __u32 offset, __be16 from, __be16 to)
+{
+	__u32 sum = (__u16)~tcp->check + (__u16)~from + to;
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	tcp->check = ~sum;
+	return 0;
+}
+
+#endif /* __EMPTCP_CTX_XDP_H__ */

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * All that the author of a module includes.
+ *
+ * A selector is three things: its parameters, a function, and one line that
+ * declares it. With a file bpf/selectors/dport.bpf.c:
+ *
+ *	struct dport_params {
+ *		emptcp_port port EMPTCP_DOC("Destination port") EMPTCP_REQUIRED;
+ *	};
+ *
+ *	static __always_inline int dport_match(struct emptcp_ctx *ctx,
+ *					       const struct emptcp_pkt *pkt,
+ *					       const struct dport_params *p)
+ *	{
+ *		return bpf_ntohs(pkt->tcp->dest) == p->port;
+ *	}
+ *
+ *	EMPTCP_SELECTOR(dport, EMPTCP_HOOKS_ALL, "5.10", "", "Destination port");
+ *
+ * An actor is the same with dport_act() and EMPTCP_ACTOR. The function gets a
+ * TCP packet that is parsed already; the program around it counts and goes on
+ * to the next step. A selector returns 1 (match), 0 (miss) or minus a value of
+ * enum emptcp_reason; an actor a value of enum emptcp_verdict, or minus a
+ * reason. On a reason the packet passes unchanged, so test before you write.
+ *
+ * Everything that the loader, the JSON checker and the documentation know of a
+ * module they read from here, through BTF.
+ */
+#ifndef __EMPTCP_MODULE_H__
+#define __EMPTCP_MODULE_H__
+
+#include <emptcp/chain.h>
+#include <emptcp/mptcp.h>
+#include <emptcp/parse.h>
+#include <emptcp/types.h>
+
+#define EMPTCP_TAG(text) __attribute__((btf_decl_tag("emptcp:" text)))
+#define EMPTCP_STRING_(x) #x
+#define EMPTCP_STRING(x) EMPTCP_STRING_(x)
+
+/** Hooks of a module. */
+#define EMPTCP_HOOKS_ALL "xdp,tc-ingress,tc-egress"
+#define EMPTCP_HOOKS_TC "tc-ingress,tc-egress"
+#define EMPTCP_HOOKS_XDP "xdp"
+
+/** Flags of a module, separated by commas inside one string: "edits,impure". */
+/** Its result does not depend on packet and parameters alone. */
+#define EMPTCP_IMPURE "impure"
+/** Changes bytes of the packet. */
+#define EMPTCP_EDITS "edits"
+/** Never leads to a next step. */
+#define EMPTCP_ENDS "ends"
+/** Reads or writes words of the chain context. */
+#define EMPTCP_CONTEXT "context"
+
+/** Tags of a parameter: a line for people; must be given; value if not given; bounds, as in JSON.
+ */
+#define EMPTCP_DOC(text) EMPTCP_TAG("doc:" text)
+#define EMPTCP_REQUIRED EMPTCP_TAG("required")
+#define EMPTCP_DEFAULT(text) EMPTCP_TAG("default:" text)
+#define EMPTCP_MIN(text) EMPTCP_TAG("min:" text)
+#define EMPTCP_MAX(text) EMPTCP_TAG("max:" text)
+
+/** A map that takes the items of the list of this name where they are too many for the parameters.
+ */
+#define EMPTCP_TABLE_OF(list) EMPTCP_TAG("table-of:" #list)
+
+/** How long a map of a module lives: with its step (the default), with all steps of its name, or
+ * over every apply. */
+#define EMPTCP_PER_STEP EMPTCP_TAG("scope:step")
+#define EMPTCP_SHARED EMPTCP_TAG("scope:policy")
+#define EMPTCP_KEPT EMPTCP_TAG("scope:keep")
+
+/** Parameters of a module that has none. */
+#define EMPTCP_NO_PARAMS(name) \
+	struct name##_params { \
+		__u8 unused;   \
+	}
+
+/* The loader gives every step its own bytes here; hidden from clang, which would fold the zeros in.
+ */
+#define EMPTCP_STEP_OF(name)                                                                \
+	({                                                                                  \
+		const struct emptcp_step *step_ = (const struct emptcp_step *)&emptcp_step; \
+		asm volatile("" : "+r"(step_));                                             \
+		step_;                                                                      \
+	})
+
+#define EMPTCP_MODULE_(kind_, name, hooks_, since_, flags_, doc_)        \
+	struct emptcp_step {                                             \
+		struct emptcp_links links;                               \
+		struct name##_params params __attribute__((aligned(8))); \
+	};                                                               \
+	const volatile struct emptcp_step emptcp_step = {};              \
+	char _license[] SEC("license") = "Dual BSD/GPL";                 \
+	EMPTCP_TAG("abi:" EMPTCP_STRING(EMPTCP_ABI))                     \
+	EMPTCP_TAG("kind:" kind_)                                        \
+	EMPTCP_TAG("hooks:" hooks_)                                      \
+	EMPTCP_TAG("since:" since_)                                      \
+	EMPTCP_TAG("flags:" flags_)                                      \
+	EMPTCP_TAG("doc:" doc_)                                          \
+	SEC(EMPTCP_CTX_SECTION)
+
+/** Declares the selector name, whose test is name_match(); see the top of this file. */
+#define EMPTCP_SELECTOR(name, hooks_, since_, flags_, doc_)             \
+	EMPTCP_MODULE_("selector", name, hooks_, since_, flags_, doc_)  \
+	int name(struct emptcp_ctx *ctx)                                \
+	{                                                               \
+		const struct emptcp_step *step = EMPTCP_STEP_OF(name);  \
+		struct emptcp_pkt pkt = {.links = &step->links};        \
+		int ret = emptcp_parse(ctx, step->links.framing, &pkt); \
+                                                                        \
+		if (ret)                                                \
+			ret = -ret;                                     \
+		else                                                    \
+			ret = name##_match(ctx, &pkt, &step->params);   \
+		return emptcp_selector_end(ctx, &step->links, ret);     \
+	}                                                               \
+	_Static_assert(1, "")
+
+/** Declares the actor name, whose work is name_act(); see the top of this file. */
+#define EMPTCP_ACTOR(name, hooks_, since_, flags_, doc_)                             \
+	EMPTCP_MODULE_("actor", name, hooks_, since_, flags_, doc_)                  \
+	int name(struct emptcp_ctx *ctx)                                             \
+	{                                                                            \
+		const struct emptcp_step *step = EMPTCP_STEP_OF(name);               \
+		__u64 bytes = 0;                                                     \
+		struct emptcp_pkt pkt = {.links = &step->links};                     \
+		int ret;                                                             \
+                                                                                     \
+		if (step->links.flags & EMPTCP_STEP_CHAIN_BYTES)                     \
+			bytes = ctx_len(ctx, step->links.flags & EMPTCP_STEP_FRAGS); \
+		ret = emptcp_parse(ctx, step->links.framing, &pkt);                  \
+		if (ret)                                                             \
+			ret = -ret;                                                  \
+		else                                                                 \
+			ret = name##_act(ctx, &pkt, &step->params);                  \
+		return emptcp_actor_end(ctx, &step->links, ret, bytes);              \
+	}                                                                            \
+	_Static_assert(1, "")
+
+#endif /* __EMPTCP_MODULE_H__ */

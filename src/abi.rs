@@ -1,0 +1,120 @@
+//! Structures shared with the BPF programs, taken from the skeleton of the
+//! entry program: `include/emptcp/abi.h` is their one definition.
+
+#![allow(unsafe_code)]
+
+#[allow(missing_docs, unreachable_pub, unused, clippy::all)]
+#[allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used, clippy::expect_used)]
+mod entry_tc {
+    include!(concat!(env!("OUT_DIR"), "/entry_tc.skel.rs"));
+}
+
+use std::mem::offset_of;
+use std::sync::LazyLock;
+
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::Enum;
+
+pub(crate) use self::entry_tc::types::__sk_buff as SkBuff;
+pub(crate) use self::entry_tc::types::emptcp_counter as Counter;
+pub(crate) use self::entry_tc::types::emptcp_entry as Entry;
+pub(crate) use self::entry_tc::types::emptcp_entry_side as EntrySide;
+pub(crate) use self::entry_tc::types::emptcp_generation as Generation;
+pub(crate) use self::entry_tc::types::emptcp_links as Links;
+use self::entry_tc::types::emptcp_framing;
+use self::entry_tc::types::emptcp_hook;
+use self::entry_tc::types::emptcp_reason;
+use self::entry_tc::types::emptcp_slot;
+use self::entry_tc::types::emptcp_step_flags;
+use self::entry_tc::types::rodata;
+
+use crate::module::Family;
+use crate::module::Hook;
+
+/// `EMPTCP_ABI` of `abi.h`: modules carry it as a tag.
+pub(crate) const ABI: &str = "1";
+
+/// Slot of a step that leads out of emptcp: the packet passes.
+pub(crate) const SLOT_PASS: u32 = emptcp_slot::EMPTCP_SLOT_PASS.0;
+/// Slot of a step that leads to a drop.
+pub(crate) const SLOT_DROP: u32 = emptcp_slot::EMPTCP_SLOT_DROP.0;
+/// The step counts its chain's bytes.
+pub(crate) const STEP_CHAIN_BYTES: u32 = emptcp_step_flags::EMPTCP_STEP_CHAIN_BYTES.0;
+/// The program is of the `xdp.frags` flavour.
+pub(crate) const STEP_FRAGS: u32 = emptcp_step_flags::EMPTCP_STEP_FRAGS.0;
+/// The step leaves its counters alone.
+pub(crate) const STEP_NO_COUNTERS: u32 = emptcp_step_flags::EMPTCP_STEP_NO_COUNTERS.0;
+/// Reasons of each hook in the map of reasons.
+pub(crate) const REASONS: usize = emptcp_reason::EMPTCP_REASON_MAX.0 as usize;
+
+// SAFETY: plain integers without padding, any bytes are a value.
+unsafe impl plain::Plain for Counter {}
+// SAFETY: as above.
+unsafe impl plain::Plain for Generation {}
+// SAFETY: as above.
+unsafe impl plain::Plain for Links {}
+// SAFETY: as above.
+unsafe impl plain::Plain for Entry {}
+
+/// What the first byte of a packet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Framing {
+    /// Ethernet.
+    Ether,
+    /// IP without a link layer.
+    Ip,
+}
+
+impl Framing {
+    /// The number that the programs know it by.
+    pub(crate) fn number(self) -> u8 {
+        let framing = match self {
+            Framing::Ether => emptcp_framing::EMPTCP_FRAMING_ETHER,
+            Framing::Ip => emptcp_framing::EMPTCP_FRAMING_IP,
+        };
+        framing.0 as u8
+    }
+}
+
+/// The number that the programs know a hook by.
+pub(crate) fn hook_number(hook: Hook) -> u8 {
+    let number = match hook {
+        Hook::Xdp => emptcp_hook::EMPTCP_HOOK_XDP,
+        Hook::TcIngress => emptcp_hook::EMPTCP_HOOK_TC_INGRESS,
+        Hook::TcEgress => emptcp_hook::EMPTCP_HOOK_TC_EGRESS,
+    };
+    number.0 as u8
+}
+
+/// Object of the entry program.
+pub(crate) fn entry_object(family: Family) -> &'static [u8] {
+    match family {
+        Family::Xdp => include_bytes!(concat!(env!("OUT_DIR"), "/entry.xdp.o")),
+        Family::Tc => include_bytes!(concat!(env!("OUT_DIR"), "/entry.tc.o")),
+    }
+}
+
+/// Offset of [`Entry`] in the entry program's read-only data, and the size of these.
+pub(crate) const ENTRY_AT: (usize, usize) =
+    (offset_of!(rodata, emptcp_entry), size_of::<rodata>());
+
+/// Names of the reasons, from the enum of `abi.h`: `truncated`, `fragment` …
+pub(crate) fn reason_names() -> &'static [String] {
+    static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let btf = Btf::from_raw("entry", entry_object(Family::Tc)).ok().flatten();
+        let reasons = btf.as_ref().and_then(|btf| btf.type_by_name::<Enum<'_>>("emptcp_reason"));
+        let names = reasons.into_iter().flat_map(|e| {
+            e.iter()
+                .filter_map(|v| v.name.map(|n| n.to_string_lossy().into_owned()))
+                .collect::<Vec<_>>()
+        });
+        names.map(|n| n.trim_start_matches("EMPTCP_REASON_").to_lowercase()).take(REASONS).collect()
+    });
+    &NAMES
+}
+
+/// The bytes of one of the structures above.
+pub(crate) fn bytes_of<T: plain::Plain>(value: &T) -> &[u8] {
+    // SAFETY: Plain is implemented above for structures of integers without padding only.
+    unsafe { plain::as_bytes(value) }
+}

@@ -1,0 +1,178 @@
+//! A chain graph that is in force nowhere: loaded with maps of its own, for test
+//! runs (fixtures, `bench`).
+
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+
+use super::counters;
+use super::counters::Counters;
+use super::loader;
+use super::loader::Class;
+use super::loader::Loader;
+use super::loader::Shared;
+use super::loader::Side;
+use crate::abi::Framing;
+use crate::graph::Graph;
+use crate::module::KernelVersion;
+use crate::module::Registry;
+use crate::sys;
+use crate::sys::TestRun;
+
+/// How an instance is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Packets begin with an IP header, not with an Ethernet header.
+    pub raw_ip: bool,
+    /// Steps count.
+    pub count: bool,
+    /// XDP for packets of several buffers.
+    pub frags: bool,
+    /// Packets that cannot be parsed are dropped.
+    pub drop_undecidable: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { raw_ip: false, count: true, frags: false, drop_undecidable: false }
+    }
+}
+
+/// What a program returned, in emptcp's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The packet goes on.
+    Pass,
+    /// The packet is dropped.
+    Drop,
+    /// Another verdict of the kernel.
+    Other(i32),
+}
+
+/// A loaded graph.
+#[derive(Debug)]
+pub struct Instance {
+    entry: OwnedFd,
+    class: Class,
+    shared: Shared,
+    state: Vec<(String, MapHandle)>,
+    /// Kept: programs of an array that nobody holds are gone.
+    array: MapHandle,
+}
+
+impl Instance {
+    /// Loads the graph's steps and an entry program.
+    ///
+    /// # Errors
+    ///
+    /// No privilege, no memory, or the verifier refuses a step.
+    pub fn load(
+        registry: &Registry,
+        kernel: KernelVersion,
+        graph: Graph,
+        options: Options,
+    ) -> Result<Self> {
+        let nodes = graph.nodes.len();
+        let class = Class {
+            hook: graph.hook,
+            framing: if options.raw_ip { Framing::Ip } else { Framing::Ether },
+            frags: options.frags,
+            ids: (0..nodes as u32).collect(),
+            zones: vec![0; nodes],
+            drop_undecidable: options.drop_undecidable,
+            count: options.count,
+            graph,
+        };
+        let shared = Shared::create(nodes.max(1) as u32)?;
+        let mut loader = Loader::new(registry, kernel);
+        let mut state: Vec<(String, MapHandle)> = Vec::new();
+        let loaded = loader.load_class(&class, &shared, &mut |wanted| {
+            let name = &wanted.info.name;
+            if let Some((_, map)) = state.iter().find(|(n, _)| n == name) {
+                return Ok(MapHandle::try_from(map)?);
+            }
+            let map = loader::create_map(
+                name,
+                wanted.prepared.ty,
+                [wanted.prepared.key_size, wanted.prepared.value_size, wanted.prepared.max_entries],
+                wanted.prepared.flags,
+            )?;
+            state.push((name.clone(), MapHandle::try_from(&map)?));
+            Ok(map)
+        })?;
+        let side = Side { generation: 1, array: &loaded.array, start: class.start() };
+        let entry = loader.load_entry(&class, &shared, &side, None)?;
+        sys::store_u64(&shared.generation, 0, 1).context("cannot put the generation in force")?;
+        Ok(Self { entry, class, shared, state, array: loaded.array })
+    }
+
+    /// Runs a packet through it `repeat` times; `mark`: of the packet, at tc.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the packet (shorter than an Ethernet header).
+    pub fn run(&self, packet: &[u8], mark: Option<u32>, repeat: u32) -> Result<(Verdict, TestRun)> {
+        let run = sys::test_run(&self.entry, packet, mark, repeat).context("test run")?;
+        let (pass, drop) = match self.class.family() {
+            crate::module::Family::Xdp => (2, 1),
+            crate::module::Family::Tc => (-1, 2),
+        };
+        let verdict = match run.verdict {
+            v if v == pass => Verdict::Pass,
+            v if v == drop => Verdict::Drop,
+            v => Verdict::Other(v),
+        };
+        Ok((verdict, run))
+    }
+
+    /// The entry program.
+    pub fn entry(&self) -> impl AsFd + '_ {
+        &self.entry
+    }
+
+    /// The array of the steps' programs.
+    pub fn array(&self) -> &MapHandle {
+        &self.array
+    }
+
+    /// Counters of each node of the graph.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn counters(&self) -> Result<Vec<Counters>> {
+        self.class.ids.iter().map(|id| counters::read(&self.shared.counters, *id)).collect()
+    }
+
+    /// Packets by reason, those that are not zero.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn reasons(&self) -> Result<Vec<(String, u64)>> {
+        counters::reasons(&self.shared.reasons, self.class.hook)
+    }
+
+    /// Keys and values of a map that a module keeps.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn state(&self, map: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let Some((_, map)) = self.state.iter().find(|(n, _)| n == map) else {
+            return Ok(Vec::new());
+        };
+        let mut entries = Vec::new();
+        for key in map.keys() {
+            if let Some(value) = map.lookup(&key, MapFlags::ANY)? {
+                entries.push((key, value));
+            }
+        }
+        Ok(entries)
+    }
+}

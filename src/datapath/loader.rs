@@ -1,0 +1,504 @@
+//! From a graph to programs in the kernel: every step is a copy of its module's
+//! instructions with its own constants and maps, in one program array.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::OwnedFd;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::anyhow;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::MapType;
+use libbpf_rs::ObjectBuilder;
+use libbpf_sys::bpf_map_create_opts;
+
+use super::verifier;
+use crate::abi;
+use crate::abi::Framing;
+use crate::graph::Graph;
+use crate::graph::Target;
+use crate::module::Family;
+use crate::module::Hook;
+use crate::module::KernelVersion;
+use crate::module::MapInfo;
+use crate::module::Registry;
+use crate::module::Scope;
+use crate::params::Entry;
+use crate::params::TableContents;
+use crate::sys;
+use crate::sys::Insn;
+use crate::sys::Load;
+use crate::sys::Prepared;
+use crate::sys::PreparedMap;
+
+/// Maps that every step gets from the engine, by their names in `maps.h`.
+const ENGINE_MAPS: [&str; 4] = ["progs", "counters", "reasons", "chain_words"];
+
+/// What all programs of a policy share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The generation in force.
+    pub(crate) generation: MapHandle,
+    /// Counters by step.
+    pub(crate) counters: MapHandle,
+    /// Counters by hook and reason.
+    pub(crate) reasons: MapHandle,
+    /// Chain context at XDP.
+    pub(crate) chain_words: MapHandle,
+}
+
+/// Steps for which there are counters in a new policy.
+pub(crate) const COUNTERS: u32 = 1024;
+
+impl Shared {
+    /// Creates the maps; `counters`: steps that can be counted.
+    pub(crate) fn create(counters: u32) -> Result<Self> {
+        let words = size_of::<u32>() as u32 * 4;
+        Ok(Self {
+            generation: create_map(
+                "generation",
+                MapType::Array,
+                [4, size_of::<abi::Generation>() as u32, 1],
+                libbpf_sys::BPF_F_MMAPABLE,
+            )?,
+            counters: create_counters(counters)?,
+            reasons: create_map(
+                "reasons",
+                MapType::PercpuArray,
+                [4, 8, (Hook::ALL.len() * abi::REASONS) as u32],
+                0,
+            )?,
+            chain_words: create_map("chain_words", MapType::PercpuArray, [4, words, 1], 0)?,
+        })
+    }
+}
+
+/// The map of the counters of steps.
+pub(crate) fn create_counters(entries: u32) -> Result<MapHandle> {
+    let value = size_of::<abi::Counter>() as u32;
+    create_map("counters", MapType::PercpuArray, [4, value, entries], 0)
+}
+
+/// Creates a map; sizes: key, value (bytes), entries.
+pub(crate) fn create_map(
+    name: &str,
+    ty: MapType,
+    [key, value, entries]: [u32; 3],
+    flags: u32,
+) -> Result<MapHandle> {
+    let opts = bpf_map_create_opts {
+        sz: size_of::<bpf_map_create_opts>() as _,
+        map_flags: flags,
+        ..Default::default()
+    };
+    MapHandle::create(ty, Some(name), key, value, entries, &opts)
+        .with_context(|| format!("cannot create the map {name} of {entries} entries"))
+}
+
+/// One graph with all that decides how its programs look.
+#[derive(Clone, Debug)]
+pub(crate) struct Class {
+    pub(crate) hook: Hook,
+    pub(crate) framing: Framing,
+    /// XDP for packets of several buffers.
+    pub(crate) frags: bool,
+    pub(crate) graph: Graph,
+    /// Number of each node in the counters.
+    pub(crate) ids: Vec<u32>,
+    /// Zone of each node's chain.
+    pub(crate) zones: Vec<u32>,
+    /// Packets that cannot be parsed are dropped, because a chain asks for it.
+    pub(crate) drop_undecidable: bool,
+    /// Programs count (the rule; `bench` measures without too).
+    pub(crate) count: bool,
+}
+
+impl Class {
+    pub(crate) fn family(&self) -> Family {
+        self.hook.into()
+    }
+
+    /// What the entry program must know to run this class.
+    pub(crate) fn start(&self) -> Start {
+        Start {
+            slot: slot(self.graph.start),
+            undecidable: if self.drop_undecidable { abi::SLOT_DROP } else { abi::SLOT_PASS },
+        }
+    }
+}
+
+/// Where a run begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Start {
+    pub(crate) slot: u32,
+    /// Slot for packets that cannot be parsed.
+    pub(crate) undecidable: u32,
+}
+
+/// The number of a target: node `n` is in slot `n`.
+fn slot(target: Target) -> u32 {
+    match target {
+        Target::Node(n) => n as u32,
+        Target::Pass => abi::SLOT_PASS,
+        Target::Drop => abi::SLOT_DROP,
+    }
+}
+
+/// A class in the kernel.
+#[derive(Debug)]
+pub(crate) struct LoadedClass {
+    /// The program array.
+    pub(crate) array: MapHandle,
+    /// Id of each step's program, by slot.
+    pub(crate) programs: Vec<u32>,
+}
+
+/// One side of an entry program.
+#[derive(Debug)]
+pub(crate) struct Side<'a> {
+    pub(crate) generation: u64,
+    pub(crate) array: &'a MapHandle,
+    pub(crate) start: Start,
+}
+
+/// The map of a module that its steps keep: which, by scope and step number.
+#[derive(Debug)]
+pub(crate) struct StateMap<'a> {
+    pub(crate) info: &'a MapInfo,
+    pub(crate) step: u32,
+    pub(crate) prepared: &'a PreparedMap,
+}
+
+/// A module's (or the entry program's) instructions, ready to be copied.
+#[derive(Debug)]
+struct Template {
+    prepared: Prepared,
+    /// Instructions that load a map: their index, index of the map, place in its value?
+    loads: Vec<(usize, usize, bool)>,
+    /// Index of the map of read-only data, and what it holds.
+    rodata: Option<(usize, Vec<u8>)>,
+}
+
+impl Template {
+    fn new(name: &str, object: &[u8]) -> Result<Self> {
+        let object = ObjectBuilder::default()
+            .name(name)?
+            .open_memory(object)
+            .with_context(|| format!("cannot open the object of {name}"))?;
+        let prepared = sys::prepare(object)
+            .with_context(|| format!("the kernel does not take the object of {name}"))?;
+        let mut loads = Vec::new();
+        let mut index = 0;
+        while let Some(insn) = prepared.insns.get(index) {
+            if let Some(value) = insn.loads_map() {
+                let map = prepared.maps.iter().position(|m| m.number == insn.imm());
+                let map = map.with_context(|| format!("{name} loads an unknown map"))?;
+                loads.push((index, map, value));
+            }
+            index += if insn.is_wide() { 2 } else { 1 };
+        }
+        let rodata = prepared
+            .maps
+            .iter()
+            .position(|m| m.name.ends_with(".rodata"))
+            .and_then(|i| Some((i, prepared.maps[i].initial.clone()?)));
+        Ok(Self { prepared, loads, rodata })
+    }
+
+    /// The instructions with other maps (by index) and with the read-only data at
+    /// an offset of theirs.
+    fn instantiate(&self, numbers: &[i32], rodata_at: usize) -> Vec<Insn> {
+        let mut insns = self.prepared.insns.clone();
+        for (index, map, value) in &self.loads {
+            insns[*index] = insns[*index].with_imm(numbers[*map]);
+            if *value && self.rodata.as_ref().is_some_and(|(rodata, _)| rodata == map) {
+                let second = insns[index + 1];
+                insns[index + 1] = second.with_imm(second.imm() + rodata_at as i32);
+            }
+        }
+        insns
+    }
+
+    fn load(&self, insns: &[Insn], xdp: bool, frags: bool) -> Result<OwnedFd, sys::Refused> {
+        sys::prog_load(&Load {
+            name: &self.prepared.name,
+            xdp,
+            frags,
+            insns,
+            btf: self.prepared.btf.as_ref().map(|fd| fd.as_fd()),
+            func_info: &self.prepared.func_info,
+            line_info: &self.prepared.line_info,
+        })
+    }
+}
+
+/// Loads programs; keeps what is the same for all copies of a module.
+#[derive(Debug)]
+pub(crate) struct Loader<'r> {
+    registry: &'r Registry,
+    kernel: KernelVersion,
+    modules: HashMap<(usize, Family), Template>,
+    entries: HashMap<Family, Template>,
+}
+
+impl<'r> Loader<'r> {
+    /// `kernel`: of this machine.
+    pub(crate) fn new(registry: &'r Registry, kernel: KernelVersion) -> Self {
+        Self { registry, kernel, modules: HashMap::new(), entries: HashMap::new() }
+    }
+
+    fn template(&mut self, module: usize, family: Family) -> Result<&Template> {
+        let described = &self.registry.modules()[module];
+        if described.since > self.kernel {
+            return Err(anyhow!(
+                "module {} needs Linux {}, this is {}",
+                described.name,
+                described.since,
+                self.kernel
+            ));
+        }
+        let object = self
+            .registry
+            .bytes(module, family)
+            .with_context(|| format!("module {} has no object for this hook", described.name))?;
+        match self.modules.entry((module, family)) {
+            std::collections::hash_map::Entry::Occupied(e) => Ok(e.into_mut()),
+            std::collections::hash_map::Entry::Vacant(e) => {
+                Ok(e.insert(Template::new(&described.name, object)?))
+            }
+        }
+    }
+
+    /// Loads the steps of a class into a new array. `state` gives the maps that
+    /// modules keep.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or a program that the verifier refuses.
+    pub(crate) fn load_class(
+        &mut self,
+        class: &Class,
+        shared: &Shared,
+        state: &mut dyn FnMut(StateMap<'_>) -> Result<MapHandle>,
+    ) -> Result<LoadedClass> {
+        let nodes = &class.graph.nodes;
+        let entries = nodes.len().max(1) as u32;
+        let array = create_map("progs", MapType::ProgArray, [4, 4, entries], 0)?;
+        let (constants, offsets) = self.constants(class)?;
+        let rodata = frozen(&constants)?;
+        let mut programs = Vec::with_capacity(nodes.len());
+        for (number, node) in nodes.iter().enumerate() {
+            let object = self.registry.object(node.module);
+            let template = self.template(node.module, class.family())?;
+            let mut kept = Vec::new();
+            let mut numbers = Vec::new();
+            for (index, map) in template.prepared.maps.iter().enumerate() {
+                let engine = match map.name.as_str() {
+                    "progs" => Some(array.as_fd()),
+                    "counters" => Some(shared.counters.as_fd()),
+                    "reasons" => Some(shared.reasons.as_fd()),
+                    "chain_words" => Some(shared.chain_words.as_fd()),
+                    _ if template.rodata.as_ref().is_some_and(|(i, _)| *i == index) => {
+                        Some(rodata.as_fd())
+                    }
+                    _ => None,
+                };
+                if let Some(fd) = engine {
+                    numbers.push(fd.as_raw_fd());
+                    continue;
+                }
+                let info = object.maps.iter().find(|m| m.name == map.name);
+                let handle = match info {
+                    Some(info) if info.table_of.is_some() => {
+                        let binding = node.params.tables.iter().find(|b| b.map == map.name);
+                        match binding.map(|b| &b.contents) {
+                            Some(TableContents::Anonymous { entries, .. }) => {
+                                Some(anonymous_table(map, entries)?)
+                            }
+                            Some(TableContents::Named(name)) => {
+                                return Err(anyhow!("table {name} cannot be used here"));
+                            }
+                            None => None,
+                        }
+                    }
+                    Some(info) => {
+                        Some(state(StateMap { info, step: class.ids[number], prepared: map })?)
+                    }
+                    // A data section of the module: all its steps share it.
+                    None => None,
+                };
+                numbers.push(handle.as_ref().map_or(map.fd.as_raw_fd(), |h| h.as_fd().as_raw_fd()));
+                kept.extend(handle);
+            }
+            let insns = template.instantiate(&numbers, offsets[number]);
+            let program = template
+                .load(&insns, class.family() == Family::Xdp, class.frags)
+                .map_err(|refused| verifier::explain(&node.key, &refused))?;
+            sys::set_slot(&array, number as u32, &program)
+                .with_context(|| format!("cannot put {} into its slot", node.key))?;
+            programs.push(sys::program_info(&program)?.0);
+        }
+        Ok(LoadedClass { array, programs })
+    }
+
+    /// The constants of all steps, and the place of each step's.
+    fn constants(&mut self, class: &Class) -> Result<(Vec<u8>, Vec<usize>)> {
+        let mut bytes = Vec::new();
+        let mut offsets = Vec::new();
+        for (number, node) in class.graph.nodes.iter().enumerate() {
+            let object = self.registry.object(node.module);
+            let template = self.template(node.module, class.family())?;
+            let (_, initial) = template.rodata.as_ref().with_context(|| {
+                format!("module {} has no constants", object.module.name)
+            })?;
+            let mut flags = 0;
+            if node.first_actor {
+                flags |= abi::STEP_CHAIN_BYTES;
+            }
+            if class.frags {
+                flags |= abi::STEP_FRAGS;
+            }
+            if !class.count {
+                flags |= abi::STEP_NO_COUNTERS;
+            }
+            let links = abi::Links {
+                r#match: slot(node.match_to),
+                miss: slot(node.miss_to),
+                error: slot(node.error_to),
+                step: class.ids[number],
+                flags,
+                zone: class.zones[number],
+                hook: abi::hook_number(class.hook),
+                framing: class.framing.number(),
+                ..Default::default()
+            };
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            let offset = bytes.len();
+            bytes.extend_from_slice(initial);
+            let links = abi::bytes_of(&links);
+            let at = offset + object.step_offset;
+            put(&mut bytes, at, links)?;
+            put(&mut bytes, at + object.params_offset, &node.params.bytes)?;
+            offsets.push(offset);
+        }
+        Ok((bytes, offsets))
+    }
+
+    /// Loads the program that the kernel calls first. `prev`: the generation
+    /// before; without one, packets pass until `next` is in force.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or the verifier refuses it.
+    pub(crate) fn load_entry(
+        &mut self,
+        class: &Class,
+        shared: &Shared,
+        next: &Side<'_>,
+        prev: Option<&Side<'_>>,
+    ) -> Result<OwnedFd> {
+        let family = class.family();
+        let side = |side: &Side<'_>| abi::EntrySide {
+            generation: side.generation,
+            start: side.start.slot,
+            undecidable: side.start.undecidable,
+        };
+        let entry = abi::Entry {
+            next: side(next),
+            // Before the first generation the word is 0: packets pass.
+            prev: prev.map(side).unwrap_or(abi::EntrySide {
+                start: abi::SLOT_PASS,
+                undecidable: abi::SLOT_PASS,
+                ..Default::default()
+            }),
+            hook: abi::hook_number(class.hook),
+            framing: class.framing.number(),
+            context: self.uses_context(class).into(),
+            ..Default::default()
+        };
+        let (at, size) = abi::ENTRY_AT;
+        let mut constants = vec![0; size];
+        put(&mut constants, at, abi::bytes_of(&entry))?;
+        let rodata = frozen(&constants)?;
+
+        let template = match self.entries.entry(family) {
+            std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
+            std::collections::hash_map::Entry::Vacant(e) => {
+                e.insert(Template::new("entry", abi::entry_object(family))?)
+            }
+        };
+        let mut numbers = Vec::new();
+        for map in &template.prepared.maps {
+            let fd = match map.name.as_str() {
+                "progs" => next.array.as_fd(),
+                "progs_prev" => prev.unwrap_or(next).array.as_fd(),
+                "counters" => shared.counters.as_fd(),
+                "reasons" => shared.reasons.as_fd(),
+                "chain_words" => shared.chain_words.as_fd(),
+                "generation" => shared.generation.as_fd(),
+                _ => rodata.as_fd(),
+            };
+            numbers.push(fd.as_raw_fd());
+        }
+        template
+            .load(&template.instantiate(&numbers, 0), family == Family::Xdp, class.frags)
+            .map_err(|refused| verifier::explain("entry program", &refused))
+    }
+
+    fn uses_context(&self, class: &Class) -> bool {
+        let modules = self.registry.modules();
+        class.graph.nodes.iter().any(|n| {
+            modules[n.module].flags.context || !n.params.from_table.is_empty()
+        })
+    }
+
+    /// State maps of a class, without loading it: for each its scope, the step's
+    /// number and the map's name.
+    pub(crate) fn state_maps(&self, class: &Class) -> Vec<(Scope, u32, String)> {
+        let mut maps = Vec::new();
+        for (node, id) in class.graph.nodes.iter().zip(&class.ids) {
+            for map in &self.registry.object(node.module).maps {
+                if map.table_of.is_none() && !ENGINE_MAPS.contains(&map.name.as_str()) {
+                    maps.push((map.scope, *id, map.name.clone()));
+                }
+            }
+        }
+        maps
+    }
+}
+
+/// Copies into place, or says that a description does not fit its object.
+fn put(bytes: &mut [u8], at: usize, part: &[u8]) -> Result<()> {
+    bytes
+        .get_mut(at..at + part.len())
+        .context("constants do not fit into the object")?
+        .copy_from_slice(part);
+    Ok(())
+}
+
+/// A map of one value that nobody changes any more, so that the verifier reads it.
+fn frozen(bytes: &[u8]) -> Result<MapHandle> {
+    let size = bytes.len().max(8) as u32;
+    let map = create_map("constants", MapType::Array, [4, size, 1], libbpf_sys::BPF_F_RDONLY_PROG)?;
+    let mut value = bytes.to_vec();
+    value.resize(size as usize, 0);
+    map.update(&0u32.to_ne_bytes(), &value, MapFlags::ANY).context("cannot write constants")?;
+    map.freeze().context("cannot freeze constants")?;
+    Ok(map)
+}
+
+/// A map that a step has for a list that is too long for its parameters.
+fn anonymous_table(map: &PreparedMap, entries: &[Entry]) -> Result<MapHandle> {
+    let sizes = [map.key_size, map.value_size, entries.len().max(1) as u32];
+    let table = create_map(&map.name, map.ty, sizes, map.flags)?;
+    for (key, value) in entries {
+        let mut value = value.clone();
+        value.resize(map.value_size as usize, 0);
+        table.update(key, &value, MapFlags::ANY).context("cannot fill the table of a list")?;
+    }
+    Ok(table)
+}

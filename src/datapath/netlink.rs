@@ -1,0 +1,198 @@
+//! What rtnetlink says of interfaces and filters of the current network namespace.
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_core::NLM_F_REQUEST;
+use netlink_packet_core::NetlinkHeader;
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::InfoKind;
+use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::link::LinkInfo;
+use netlink_packet_route::link::LinkLayerType;
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::LinkXdp;
+use netlink_packet_route::link::Prop;
+use netlink_packet_route::tc::TcHandle;
+use netlink_packet_route::tc::TcMessage;
+use netlink_sys::Socket;
+use netlink_sys::SocketAddr;
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::abi::Framing;
+use crate::params::InterfaceResolver;
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Index in its network namespace.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Alternative names.
+    pub altnames: Vec<String>,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
+    /// Kind, as `ip -d link` prints it (`veth`, `tun`); `None` for hardware.
+    pub kind: Option<String>,
+    /// Packets begin with an IP header.
+    pub raw_ip: bool,
+    /// Id of the XDP program that is there, if one is.
+    pub xdp_program: Option<u32>,
+}
+
+impl Interface {
+    pub(crate) fn framing(&self) -> Framing {
+        if self.raw_ip { Framing::Ip } else { Framing::Ether }
+    }
+
+    /// Name and alternative names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.altnames.iter().map(String::as_str))
+    }
+
+    /// Whether packets here may have a checksum that is still to be completed, which XDP
+    /// programs cannot see: both ends are of this machine, or a guest hands them over.
+    pub fn hides_partial_checksums(&self) -> bool {
+        matches!(self.kind.as_deref(), Some("veth" | "tun" | "netkit" | "ifb" | "bridge"))
+            || self.name == "lo"
+    }
+}
+
+/// The interfaces of this network namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Interfaces(pub Vec<Interface>);
+
+impl Interfaces {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn read() -> Result<Self> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let mut found = Vec::new();
+        for message in dump(request).context("cannot list the network interfaces")? {
+            if let RouteNetlinkMessage::NewLink(link) = message {
+                found.push(interface(link));
+            }
+        }
+        Ok(Self(found))
+    }
+
+    /// The interface of an index.
+    pub fn by_index(&self, index: u32) -> Option<&Interface> {
+        self.0.iter().find(|i| i.index == index)
+    }
+}
+
+impl InterfaceResolver for Interfaces {
+    fn index(&self, name: &str) -> Option<u32> {
+        self.0.iter().find(|i| i.names().any(|n| n == name)).map(|i| i.index)
+    }
+
+    fn name(&self, index: u32) -> Option<String> {
+        self.by_index(index).map(|i| i.name.clone())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().flat_map(|i| i.names().map(str::to_owned)).collect()
+    }
+}
+
+fn interface(link: LinkMessage) -> Interface {
+    let mut interface = Interface {
+        index: link.header.index,
+        name: String::new(),
+        altnames: Vec::new(),
+        mtu: 0,
+        kind: None,
+        raw_ip: !matches!(
+            link.header.link_layer_type,
+            LinkLayerType::Ether | LinkLayerType::Eether | LinkLayerType::Loopback
+        ),
+        xdp_program: None,
+    };
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name = name,
+            LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+            LinkAttribute::PropList(props) => {
+                interface.altnames.extend(props.into_iter().filter_map(|p| match p {
+                    Prop::AltIfName(name) => Some(name),
+                    _ => None,
+                }));
+            }
+            LinkAttribute::LinkInfo(infos) => {
+                interface.kind = infos.into_iter().find_map(|info| match info {
+                    LinkInfo::Kind(InfoKind::Other(kind)) => Some(kind),
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            LinkAttribute::Xdp(xdp) => {
+                interface.xdp_program = xdp.into_iter().find_map(|x| match x {
+                    LinkXdp::ProgId(id) if id != 0 => Some(id),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    interface
+}
+
+/// How many filters a clsact qdisc of the interface has, both directions.
+pub(super) fn clsact_filters(ifindex: u32) -> Result<usize> {
+    let mut count = 0;
+    for minor in [0xfff2, 0xfff3] {
+        let mut message = TcMessage::with_index(ifindex as i32);
+        message.header.parent = TcHandle { major: 0xffff, minor };
+        let filters = dump(RouteNetlinkMessage::GetTrafficFilter(message))
+            .context("cannot list the filters of an interface")?;
+        count += filters
+            .iter()
+            .filter(|f| matches!(f, RouteNetlinkMessage::NewTrafficFilter(_)))
+            .count();
+    }
+    Ok(count)
+}
+
+/// All answers to a request.
+fn dump(request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_DUMP | NLM_F_REQUEST;
+    let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(request));
+    packet.finalize();
+    let mut bytes = vec![0; packet.buffer_len()];
+    packet.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+
+    let mut answers = Vec::new();
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                .context("an answer of the kernel cannot be read")?;
+            let length = message.header.length as usize;
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(answers),
+                NetlinkPayload::Error(e) => bail!("{}", e.to_io()),
+                NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                _ => {}
+            }
+            if length == 0 {
+                break;
+            }
+            // Messages are aligned to 4 bytes.
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Steps of a policy to modules and their parameters.
+
+use super::BoundChain;
+use super::BoundExpr;
+use super::BoundStep;
+use crate::module::Hook;
+use crate::module::Kind;
+use crate::module::Module;
+use crate::params;
+use crate::params::Encoded;
+use crate::params::InterfaceResolver;
+use crate::policy::Chain;
+use crate::policy::Diagnostic;
+use crate::policy::Policy;
+use crate::policy::ResolvedExpr;
+use crate::policy::ResolvedStep;
+use crate::policy::Step;
+use crate::policy::quoted;
+
+/// Checks every step of a policy (those of disabled chains and of unused
+/// sub-policies too) and every table, and encodes the parameters.
+///
+/// The chains are in the order of [`Policy::in_order`], disabled ones included.
+///
+/// # Errors
+///
+/// All that is wrong, sorted by place: unknown modules, an actor in the place of
+/// a selector, hooks that a module does not run at, parameters, actors behind
+/// one that ends, tables.
+pub fn bind<'a>(
+    policy: &'a Policy,
+    modules: &[Module],
+    interfaces: &dyn InterfaceResolver,
+) -> Result<Vec<BoundChain<'a>>, Vec<Diagnostic>> {
+    let mut binder = Binder {
+        policy,
+        modules,
+        interfaces,
+        errors: Vec::new(),
+    };
+    for table in &policy.tables {
+        binder.errors.extend(
+            params::encode_table(table, interfaces)
+                .err()
+                .into_iter()
+                .flatten(),
+        );
+        let default = params::encode_table_default(table, interfaces);
+        binder.errors.extend(default.err().into_iter().flatten());
+    }
+    for (step, kind) in policy.shared_steps() {
+        binder.module_and_params(step, kind);
+    }
+    let chains: Vec<_> = policy
+        .in_order()
+        .into_iter()
+        .map(|chain| binder.chain(chain))
+        .collect();
+    let mut errors = binder.errors;
+    // A step of a shared sub-policy is met once for each use.
+    errors.sort();
+    errors.dedup();
+    match chains.into_iter().collect::<Option<Vec<_>>>() {
+        Some(chains) if errors.is_empty() => Ok(chains),
+        _ => Err(errors),
+    }
+}
+
+struct Binder<'a, 'b> {
+    policy: &'a Policy,
+    modules: &'b [Module],
+    interfaces: &'b dyn InterfaceResolver,
+    errors: Vec<Diagnostic>,
+}
+
+impl<'a> Binder<'a, '_> {
+    fn chain(&mut self, chain: &'a Chain) -> Option<BoundChain<'a>> {
+        let resolved = match self.policy.resolve(chain) {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                self.errors.push(error);
+                return None;
+            }
+        };
+        let select = self.expr(chain, &resolved.select);
+        // Every step is looked at, so that all errors are found.
+        let act: Vec<Option<BoundStep>> = resolved
+            .act
+            .iter()
+            .map(|step| self.step(chain, step, Kind::Actor))
+            .collect();
+        let act = act.into_iter().collect::<Option<Vec<_>>>();
+        let (select, act) = (select?, act?);
+        self.check_reached(chain, &act);
+        Some(BoundChain { chain, select, act })
+    }
+
+    fn check_reached(&mut self, chain: &Chain, act: &[BoundStep]) {
+        let ends = |step: &&BoundStep| self.modules[step.module].flags.ends;
+        let Some(end) = act.iter().position(|step| ends(&step)) else {
+            return;
+        };
+        let Some(behind) = act.get(end + 1) else {
+            return;
+        };
+        let (name, last) = (
+            &self.modules[behind.module].name,
+            &self.modules[act[end].module].name,
+        );
+        let message = format!(
+            "{name} is never reached in the chain {:?}: {last} before it ends the chain",
+            chain.name.value
+        );
+        self.errors.push(Diagnostic::new(&behind.at, message));
+    }
+
+    fn expr(&mut self, chain: &Chain, expr: &ResolvedExpr<'_>) -> Option<BoundExpr> {
+        let mut all = |parts: &[ResolvedExpr<'_>]| {
+            let parts: Vec<_> = parts.iter().map(|part| self.expr(chain, part)).collect();
+            parts.into_iter().collect::<Option<Vec<_>>>()
+        };
+        Some(match expr {
+            ResolvedExpr::All(parts) => BoundExpr::All(all(parts)?),
+            ResolvedExpr::Any(parts) => BoundExpr::Any(all(parts)?),
+            ResolvedExpr::Not(part) => BoundExpr::Not(Box::new(self.expr(chain, part)?)),
+            ResolvedExpr::Step(step) => BoundExpr::Step(self.step(chain, step, Kind::Selector)?),
+        })
+    }
+
+    fn step(&mut self, chain: &Chain, step: &ResolvedStep<'_>, kind: Kind) -> Option<BoundStep> {
+        let (module, params) = self.module_and_params(step.step, kind)?;
+        let (name, hooks) = (&self.modules[module].name, &self.modules[module].hooks);
+        for hook in chain.hooks.iter().filter(|hook| !hooks.contains(hook)) {
+            let hooks: Vec<&str> = hooks.iter().map(|hook: &Hook| hook.name()).collect();
+            let message = format!(
+                "{name} does not run at {}, a hook of the chain {:?}, but at {}",
+                hook.value,
+                chain.name.value,
+                hooks.join(", ")
+            );
+            self.errors
+                .push(Diagnostic::new(&step.step.module.at, message));
+        }
+        let (at, key) = (step.step.module.at.clone(), step.key.clone());
+        Some(BoundStep {
+            at,
+            key,
+            module,
+            params: params?,
+        })
+    }
+
+    /// The module of a step, and its parameters if there is nothing wrong with them.
+    fn module_and_params(&mut self, step: &Step, kind: Kind) -> Option<(usize, Option<Encoded>)> {
+        let name = &step.module;
+        let of_kind =
+            |module: &Module, kind: Kind| module.kind == kind && module.name == name.value;
+        let Some(index) = self.modules.iter().position(|module| of_kind(module, kind)) else {
+            let other = self.modules.iter().find(|module| module.name == name.value);
+            let error = match other {
+                Some(other) => {
+                    let (found, article) = (other.kind, article(other.kind));
+                    let message = format!(
+                        "{} is {article} {found}: {} belongs here",
+                        name.value,
+                        with(kind)
+                    );
+                    Diagnostic::new(&name.at, message)
+                }
+                None => {
+                    let names = self.modules.iter().filter(|module| module.kind == kind);
+                    Diagnostic::new(&name.at, format!("no {kind} is named {}", quoted(name)))
+                        .suggest_nearest(name, names.map(|module| module.name.as_str()))
+                }
+            };
+            self.errors.push(error);
+            return None;
+        };
+        let encoded = params::encode(
+            &self.modules[index],
+            &step.params,
+            self.interfaces,
+            &self.policy.tables,
+        );
+        match encoded {
+            Ok(encoded) => Some((index, Some(encoded))),
+            Err(errors) => {
+                self.errors.extend(errors);
+                Some((index, None))
+            }
+        }
+    }
+}
+
+fn article(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Selector => "a",
+        Kind::Actor => "an",
+    }
+}
+
+fn with(kind: Kind) -> String {
+    format!("{} {kind}", article(kind))
+}

@@ -1,0 +1,118 @@
+//! Chains of one hook and interface as a decision graph.
+//!
+//! Two steps lead there: [`bind`] checks every step of a policy against the
+//! descriptions of the modules and encodes its parameters; [`compile`] joins
+//! the chains that meet at one hook of one interface.
+
+mod bind;
+mod build;
+mod path;
+
+#[cfg(test)]
+mod tests;
+
+pub use bind::bind;
+pub use build::compile;
+pub use path::check_run;
+pub use path::longest_path;
+pub use path::proves_lookup;
+pub use path::split;
+
+use crate::module::Hook;
+use crate::module::Kind;
+use crate::params::Encoded;
+use crate::policy::Chain;
+use crate::policy::Place;
+
+/// Tail calls that the kernel makes in one run of a program, the one into the
+/// first step included: so many steps a path may have.
+pub const MOST_STEPS_PER_RUN: usize = 33;
+
+/// A chain whose steps are checked and encoded.
+#[derive(Clone, Debug)]
+pub struct BoundChain<'a> {
+    /// The chain as written.
+    pub chain: &'a Chain,
+    /// Its expression.
+    pub select: BoundExpr,
+    /// Its actors; at least one.
+    pub act: Vec<BoundStep>,
+}
+
+/// An expression whose steps are checked and encoded.
+#[derive(Clone, Debug)]
+pub enum BoundExpr {
+    /// Every part matches.
+    All(Vec<BoundExpr>),
+    /// A part matches.
+    Any(Vec<BoundExpr>),
+    /// The part does not match.
+    Not(Box<BoundExpr>),
+    /// A selector.
+    Step(BoundStep),
+}
+
+/// A step that is checked and encoded.
+#[derive(Clone, Debug)]
+pub struct BoundStep {
+    /// Where the module's name stands.
+    pub at: Place,
+    /// Stable id, unique in the policy: such as `cap-lte/select/all[1]`.
+    pub key: String,
+    /// Index in the slice of modules.
+    pub module: usize,
+    /// Its parameters.
+    pub params: Encoded,
+}
+
+/// Where a step leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// To a node of the graph.
+    Node(usize),
+    /// Out of emptcp: the packet goes on.
+    Pass,
+    /// The packet is dropped.
+    Drop,
+}
+
+/// A step in the graph.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Index in the slice of chains that was compiled.
+    pub chain: usize,
+    /// Where the module's name stands.
+    pub at: Place,
+    /// Stable id of the step, unique in the graph: such as `cap-lte/select/all[1]`.
+    pub key: String,
+    /// Ids of equal tests for which this one stands too.
+    pub also: Vec<String>,
+    /// Index in the slice of modules.
+    pub module: usize,
+    /// Selector or actor.
+    pub kind: Kind,
+    /// Its parameters.
+    pub params: Encoded,
+    /// Where a selector leads that matches, and an actor that is done.
+    pub match_to: Target,
+    /// Where a selector leads that does not match; that of an actor is `match_to`.
+    pub miss_to: Target,
+    /// Where a step leads that fails.
+    pub error_to: Target,
+    /// The first actor of its chain: whoever comes here has matched.
+    pub first_actor: bool,
+}
+
+/// The chains of one hook and interface.
+///
+/// `nodes` is in topological order, `start` (if it is a node) first: every
+/// target has a larger index.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// The hook.
+    pub hook: Hook,
+    /// The steps.
+    pub nodes: Vec<Node>,
+    /// Where a packet begins.
+    pub start: Target,
+}

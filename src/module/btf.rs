@@ -1,0 +1,322 @@
+//! From the BTF of an object to the description of its module.
+
+use std::collections::BTreeMap;
+
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::BtfKind;
+use libbpf_rs::btf::BtfType;
+use libbpf_rs::btf::HasSize as _;
+use libbpf_rs::btf::TypeId;
+use libbpf_rs::btf::types::Array;
+use libbpf_rs::btf::types::DataSec;
+use libbpf_rs::btf::types::DeclTag;
+use libbpf_rs::btf::types::Enum;
+use libbpf_rs::btf::types::Func;
+use libbpf_rs::btf::types::Int;
+use libbpf_rs::btf::types::IntEncoding;
+use libbpf_rs::btf::types::MemberAttr;
+use libbpf_rs::btf::types::Struct;
+use libbpf_rs::btf::types::Union;
+use libbpf_rs::btf::types::Var;
+
+use super::Flags;
+use super::Hook;
+use super::Kind;
+use super::MapInfo;
+use super::Module;
+use super::Object;
+use super::Param;
+use super::Scope;
+use super::Type;
+use crate::abi;
+
+/// Why an object is no module; fit for a person who wrote it.
+type Problem = String;
+
+/// What the tags of one place say: `doc:…` becomes `doc` → `…`.
+type Tags = BTreeMap<String, String>;
+
+/// All tags of an object, by the type and the member (if any) that they are at.
+struct AllTags(BTreeMap<(u32, Option<u32>), Tags>);
+
+impl AllTags {
+    fn read(btf: &Btf<'_>) -> Self {
+        let mut all: BTreeMap<_, Tags> = BTreeMap::new();
+        for tag in btf.type_by_kind::<DeclTag<'_>>() {
+            let Some(target) = tag.next_type() else { continue };
+            let text = tag.name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some(text) = text.strip_prefix("emptcp:") else { continue };
+            let (key, value) = text.split_once(':').unwrap_or((text, ""));
+            all.entry((target.type_id().into(), tag.component_index()))
+                .or_default()
+                .insert(key.to_owned(), value.to_owned());
+        }
+        Self(all)
+    }
+
+    fn at(&self, ty: TypeId, member: Option<u32>) -> Tags {
+        self.0.get(&(ty.into(), member)).cloned().unwrap_or_default()
+    }
+}
+
+/// Reads what the object says of the module in it.
+///
+/// # Errors
+///
+/// The object is no module, or one for another version of emptcp: what is
+/// missing or wrong, and what it takes.
+pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
+    let tags = AllTags::read(btf);
+    let (name, own) = program(btf, &tags)?;
+    let get = |key: &str| {
+        own.get(key).map(String::as_str).ok_or_else(|| {
+            format!("program {name} has no tag {key}: declare it with EMPTCP_SELECTOR or EMPTCP_ACTOR")
+        })
+    };
+    let abi = get("abi")?;
+    if abi != abi::ABI {
+        return Err(format!(
+            "module {name} has ABI {abi}, this emptcp has {}: compile it again with its headers",
+            abi::ABI
+        ));
+    }
+    let kind = match get("kind")? {
+        "selector" => Kind::Selector,
+        "actor" => Kind::Actor,
+        other => return Err(format!("module {name} is of the unknown kind {other:?}")),
+    };
+    let mut hooks = Vec::new();
+    for hook in get("hooks")?.split(',') {
+        hooks.push(hook.parse::<Hook>().map_err(|e| format!("hooks of module {name}: {e}"))?);
+    }
+    hooks.sort_unstable();
+    let since = get("since")?.parse().map_err(|e| format!("since of module {name}: {e}"))?;
+    let flags = flags(get("flags")?).map_err(|f| format!("module {name} has the unknown flag {f:?}"))?;
+
+    let maps = maps(btf, &tags);
+    let step = Step::find(btf)
+        .ok_or_else(|| format!("module {name} has no variable emptcp_step in its BTF (clang -g)"))?;
+    let mut params = Vec::new();
+    for (index, member) in step.params.iter().enumerate() {
+        let member_name = member.name.unwrap_or_default().to_string_lossy().into_owned();
+        let member_tags = tags.at(step.params.type_id(), Some(index as u32));
+        if member_name == "unused" || member_name.starts_with("pad") || member_name.is_empty() {
+            continue;
+        }
+        let MemberAttr::Normal { offset } = member.attr else {
+            return Err(format!("parameter {member_name} of module {name} is a bit field"));
+        };
+        let ty = btf
+            .type_by_id::<BtfType<'_>>(member.ty)
+            .ok_or_else(|| format!("parameter {member_name} of module {name} has no type"))?;
+        let table = maps
+            .iter()
+            .find(|m| m.table_of.as_deref() == Some(member_name.as_str()))
+            .map(|m| m.name.clone());
+        params.push(Param {
+            ty: param_type(btf, ty, table)
+                .map_err(|e| format!("parameter {member_name} of module {name}: {e}"))?,
+            doc: member_tags.get("doc").cloned().unwrap_or_default(),
+            offset: offset as usize / 8,
+            required: member_tags.contains_key("required"),
+            default: member_tags.get("default").cloned(),
+            min: member_tags.get("min").cloned(),
+            max: member_tags.get("max").cloned(),
+            name: member_name,
+        });
+    }
+    Ok(Object {
+        module: Module {
+            kind,
+            hooks,
+            since,
+            doc: get("doc")?.to_owned(),
+            flags,
+            params,
+            params_size: step.params.size(),
+            name,
+        },
+        maps,
+        step_offset: step.offset,
+        params_offset: step.params_offset,
+    })
+}
+
+/// The one program of the object, and its tags.
+fn program(btf: &Btf<'_>, tags: &AllTags) -> Result<(String, Tags), Problem> {
+    let mut found: Vec<(String, Tags)> = btf
+        .type_by_kind::<Func<'_>>()
+        .map(|f| (f.name().unwrap_or_default().to_string_lossy().into_owned(), tags.at(f.type_id(), None)))
+        .filter(|(_, tags)| !tags.is_empty())
+        .collect();
+    match (found.pop(), found.pop()) {
+        (Some(one), None) => Ok(one),
+        (Some((a, _)), Some((b, _))) => {
+            Err(format!("the object declares two modules, {b} and {a}: one file holds one"))
+        }
+        (None, _) => Err("the object declares no module: EMPTCP_SELECTOR or EMPTCP_ACTOR is missing, \
+                          or it was compiled without -g"
+            .to_owned()),
+    }
+}
+
+fn flags(text: &str) -> Result<Flags, String> {
+    let mut flags = Flags::default();
+    for flag in text.split(',').filter(|f| !f.is_empty()) {
+        match flag {
+            "impure" => flags.impure = true,
+            "edits" => flags.edits = true,
+            "ends" => flags.ends = true,
+            "context" => flags.context = true,
+            other => return Err(other.to_owned()),
+        }
+    }
+    Ok(flags)
+}
+
+/// The maps that the module declares, with what their tags say.
+fn maps(btf: &Btf<'_>, tags: &AllTags) -> Vec<MapInfo> {
+    let Some(section) = btf.type_by_name::<DataSec<'_>>(".maps") else { return Vec::new() };
+    let mut maps = Vec::new();
+    for info in section.iter() {
+        let Some(var) = btf.type_by_id::<Var<'_>>(info.ty) else { continue };
+        let own = tags.at(var.type_id(), None);
+        maps.push(MapInfo {
+            name: var.name().unwrap_or_default().to_string_lossy().into_owned(),
+            scope: match own.get("scope").map(String::as_str) {
+                Some("policy") => Scope::Policy,
+                Some("keep") => Scope::Keep,
+                _ => Scope::Step,
+            },
+            table_of: own.get("table-of").cloned(),
+        });
+    }
+    maps
+}
+
+/// The variable `emptcp_step` and the structure of the parameters in it.
+struct Step<'btf> {
+    /// From the start of the read-only data, in bytes.
+    offset: usize,
+    /// From the start of the variable, in bytes.
+    params_offset: usize,
+    params: Struct<'btf>,
+}
+
+impl<'btf> Step<'btf> {
+    fn find(btf: &'btf Btf<'_>) -> Option<Self> {
+        let section = btf.type_by_name::<DataSec<'_>>(".rodata")?;
+        let (offset, var) = section.iter().find_map(|info| {
+            let var = btf.type_by_id::<Var<'_>>(info.ty)?;
+            (var.name()? == "emptcp_step").then_some((info.offset as usize, var))
+        })?;
+        let step = Struct::try_from(var.next_type()?.skip_mods_and_typedefs()).ok()?;
+        let member = step.iter().find(|m| m.name.is_some_and(|n| n == "params"))?;
+        let MemberAttr::Normal { offset: bits } = member.attr else { return None };
+        let params = btf.type_by_id::<BtfType<'_>>(member.ty)?.skip_mods_and_typedefs();
+        Some(Self {
+            offset,
+            params_offset: bits as usize / 8,
+            params: Struct::try_from(params).ok()?,
+        })
+    }
+}
+
+/// The type of a parameter; `table`: the map that takes a longer list.
+fn param_type(btf: &Btf<'_>, ty: BtfType<'_>, table: Option<String>) -> Result<Type, Problem> {
+    // A name of the vocabulary decides, before what lies behind it.
+    let mut ty = ty;
+    loop {
+        if let Some(known) = ty.name().and_then(|n| named_type(&n.to_string_lossy())) {
+            return Ok(known);
+        }
+        match ty.kind() {
+            BtfKind::Typedef | BtfKind::Const | BtfKind::Volatile => match ty.next_type() {
+                Some(next) => ty = next,
+                None => break,
+            },
+            _ => break,
+        }
+    }
+    if let Ok(int) = Int::try_from(ty) {
+        let size = int.bits.div_ceil(8) as usize;
+        return Ok(match int.encoding {
+            IntEncoding::Signed => Type::Int(size),
+            _ => Type::Uint(size),
+        });
+    }
+    if let Ok(e) = Enum::try_from(ty) {
+        return Ok(Type::Enum { size: e.size(), values: enum_values(&e) });
+    }
+    if let Ok(union) = Union::try_from(ty) {
+        let member = |name: &str| union.iter().find(|m| m.name.is_some_and(|n| n == name));
+        if let (Some(_), Some(of)) = (member("bits"), member("member")) {
+            if let Some(e) = btf.type_by_id::<Enum<'_>>(of.ty) {
+                let values = enum_values(&e);
+                if values.iter().any(|(_, v)| !(0..64).contains(v)) {
+                    return Err("a set takes an enum whose values are 0 to 63".to_owned());
+                }
+                return Ok(Type::Set { values });
+            }
+        }
+    }
+    if let Ok(list) = Struct::try_from(ty) {
+        let member = |name: &str| list.iter().find(|m| m.name.is_some_and(|n| n == name));
+        if let (Some(_), Some(items)) = (member("count"), member("items")) {
+            let array = btf.type_by_id::<Array<'_>>(items.ty).ok_or("items of a list is no array")?;
+            let of = param_type(btf, array.contained_type(), None)?;
+            if matches!(of, Type::List { .. } | Type::Table { .. }) {
+                return Err("a list of lists".to_owned());
+            }
+            let MemberAttr::Normal { offset } = items.attr else {
+                return Err("items of a list is a bit field".to_owned());
+            };
+            let items_offset = offset as usize / 8;
+            let item_size = (list.size() - items_offset) / array.capacity().max(1);
+            return Ok(Type::List {
+                of: Box::new(of),
+                max: array.capacity(),
+                items_offset,
+                item_size,
+                table,
+            });
+        }
+    }
+    let name = ty.name().unwrap_or_default().to_string_lossy().into_owned();
+    Err(format!("type {name:?} is not in the vocabulary of emptcp/types.h"))
+}
+
+/// The types of `types.h` that have names.
+fn named_type(name: &str) -> Option<Type> {
+    Some(match name {
+        "emptcp_bytes" => Type::Bytes,
+        "emptcp_rate" => Type::Rate,
+        "emptcp_time" => Type::Time,
+        "emptcp_ratio" => Type::Ratio,
+        "emptcp_addr" => Type::Addr,
+        "emptcp_prefix" => Type::Prefix,
+        "emptcp_port" => Type::Port,
+        "emptcp_port_range" => Type::PortRange,
+        "emptcp_token" => Type::Token,
+        "emptcp_ifindex" => Type::Interface,
+        "emptcp_bool" => Type::Bool,
+        _ => return None,
+    })
+}
+
+/// Names without their common prefix (up to an underscore), in lower case, and values.
+fn enum_values(e: &Enum<'_>) -> Vec<(String, i64)> {
+    let members: Vec<(String, i64)> = e
+        .iter()
+        .map(|m| (m.name.unwrap_or_default().to_string_lossy().into_owned(), m.value))
+        .collect();
+    let common = members.iter().map(|(n, _)| n.as_str()).reduce(|a, b| {
+        let same = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+        &a[..same]
+    });
+    let cut = match common {
+        Some(c) if members.len() > 1 => c.rfind('_').map_or(0, |i| i + 1),
+        _ => 0,
+    };
+    members.into_iter().map(|(n, v)| (n[cut..].to_lowercase(), v)).collect()
+}

@@ -1,0 +1,117 @@
+//! Parameters of a module: JSON to the bytes of its C structure, and back.
+//!
+//! Driven by nothing but the module's description ([`crate::module::Module`]);
+//! the representation of each type is that of [`crate::module::Type`].
+
+mod decode;
+mod describe;
+mod encode;
+mod scalar;
+mod table;
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
+pub use decode::decode;
+pub use describe::check_description;
+pub use encode::encode;
+pub use table::decode_key;
+pub use table::decode_value;
+pub use table::encode_key;
+pub use table::encode_table;
+pub use table::encode_table_default;
+pub use table::encode_value;
+pub use table::key_size;
+pub use table::value_size;
+
+use crate::module::TableKey;
+
+/// The `count` of a list that is in a table, because it is longer than the parameters hold.
+pub const LIST_IN_TABLE: u32 = 0xffff_ffff;
+
+/// Interfaces of the machine.
+pub trait InterfaceResolver {
+    /// The index of the interface with this name or alternative name.
+    fn index(&self, name: &str) -> Option<u32>;
+
+    /// The name of the interface with this index.
+    fn name(&self, index: u32) -> Option<String>;
+
+    /// All names, for proposals.
+    fn names(&self) -> Vec<String>;
+}
+
+/// Accepts every name, as index 1: for checks that are not about this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AnyInterface;
+
+impl InterfaceResolver for AnyInterface {
+    fn index(&self, _: &str) -> Option<u32> {
+        Some(1)
+    }
+
+    fn name(&self, _: u32) -> Option<String> {
+        None
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Parameters as the kernel gets them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Encoded {
+    /// The C structure: `params_size` bytes.
+    pub bytes: Vec<u8>,
+    /// What stands for maps of the module; a map that is not among them stays the module's own.
+    pub tables: Vec<TableBinding>,
+    /// Values that come from a table at run time.
+    pub from_table: Vec<FromTable>,
+}
+
+/// What stands for a map of the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TableBinding {
+    /// The map's name in the module.
+    pub map: String,
+    /// What takes its place.
+    pub contents: TableContents,
+}
+
+/// What stands for a map of a module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TableContents {
+    /// A table of the step's own, with these entries.
+    Anonymous {
+        /// What it is looked up by.
+        key: TableKey,
+        /// Key ([`encode_key`]) and value (one byte, 1) of each entry, sorted by the bytes of the
+        /// keys, without repetition. A range of ports stands as its ports.
+        entries: Vec<Entry>,
+    },
+    /// The table of the policy with this name.
+    Named(String),
+}
+
+/// Key and value of an entry of a table, as the kernel gets them.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// A parameter whose value is that which a selector found in a table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FromTable {
+    /// Name of the parameter.
+    pub param: String,
+    /// Place of the parameter in the structure, in bytes.
+    pub offset: usize,
+    /// Its size in bytes.
+    pub size: usize,
+    /// Name of the table.
+    pub table: String,
+    /// What it is where the table was not looked up or nothing was found: the `"default"` beside
+    /// the table's name, else that of the table. It also stands in the structure, which is
+    /// zero there without one.
+    pub default: Option<Vec<u8>>,
+}

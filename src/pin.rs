@@ -1,0 +1,241 @@
+//! Where a policy lives: a folder of a BPF file system for each network
+//! namespace, with a lock.
+//!
+//! `<bpffs>/emptcp/v1/<inode of the namespace>/…`; the layout below that is in
+//! `docs/pinning.md`.
+
+use std::env;
+use std::fs;
+use std::fs::DirBuilder;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use nix::fcntl::Flock;
+use nix::fcntl::FlockArg;
+use nix::mount::MsFlags;
+use nix::mount::mount;
+use nix::sched::CloneFlags;
+use nix::sched::setns;
+use nix::sys::statfs::FsType;
+use nix::sys::statfs::statfs;
+
+/// Version of the layout of pins; another one is another policy.
+const LAYOUT: &str = "v1";
+/// Magic number of the BPF file system (`BPF_FS_MAGIC`).
+const BPF_FS: FsType = FsType(0xcafe_4a11);
+/// Where systems mount the BPF file system.
+const STANDARD: &str = "/sys/fs/bpf";
+/// Overrides the place.
+const OVERRIDE: &str = "EMPTCP_BPFFS";
+
+/// The folder of the policy of one network namespace.
+#[derive(Debug)]
+pub(crate) struct Home {
+    path: PathBuf,
+}
+
+/// Nobody else changes the policy while this lives.
+#[derive(Debug)]
+pub(crate) struct Locked {
+    pub(crate) home: Home,
+    _lock: Flock<File>,
+}
+
+impl Home {
+    /// The folder for the current network namespace, which need not exist.
+    /// `mount`: mount a BPF file system where none is.
+    ///
+    /// # Errors
+    ///
+    /// There is no BPF file system that lasts, with the cure.
+    pub(crate) fn current(mount: bool) -> Result<Self> {
+        let netns = fs::metadata("/proc/self/ns/net").context("cannot read /proc/self/ns/net")?;
+        let base = bpffs(mount)?.join("emptcp").join(LAYOUT);
+        Ok(Self { path: base.join(netns.ino().to_string()) })
+    }
+
+    /// All folders beside this one, with the inode of their namespace.
+    pub(crate) fn all(&self) -> Result<Vec<(u64, Home)>> {
+        let mut found = Vec::new();
+        for name in self.path.parent().map(list).transpose()?.unwrap_or_default() {
+            if let Ok(inode) = name.parse() {
+                found.push((inode, Home { path: self.path.with_file_name(name) }));
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
+    /// Waits for the lock; creates the folder.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(crate) fn lock(self) -> Result<Locked> {
+        loop {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.path).with_context(|| {
+                format!("cannot create {}: the BPF file system is full or read-only", self.path.display())
+            })?;
+            let Some(lock) = self.flock(FlockArg::LockExclusive)? else { continue };
+            return Ok(Locked { home: self, _lock: lock });
+        }
+    }
+
+    /// Waits until nobody changes the policy; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(crate) fn lock_shared(&self) -> Result<Option<Flock<File>>> {
+        while self.exists() {
+            if let Some(lock) = self.flock(FlockArg::LockShared)? {
+                return Ok(Some(lock));
+            }
+        }
+        Ok(None)
+    }
+
+    /// `None`: whoever held the lock has removed the folder.
+    fn flock(&self, arg: FlockArg) -> Result<Option<Flock<File>>> {
+        let dir = match File::open(&self.path) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).with_context(|| format!("cannot open {}", self.path.display())),
+        };
+        let opened = dir.metadata()?.ino();
+        let lock = Flock::lock(dir, arg)
+            .map_err(|(_, e)| e)
+            .with_context(|| format!("cannot lock {}", self.path.display()))?;
+        let there = fs::metadata(&self.path).map(|m| m.ino());
+        Ok((there.ok() == Some(opened)).then_some(lock))
+    }
+
+    /// Path of a pin or folder below.
+    pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+/// Names in a folder, sorted; empty where there is none.
+pub(crate) fn list(folder: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", folder.display())),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Creates a folder if it is not there.
+pub(crate) fn create_folder(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot create {}", path.display()))
+}
+
+/// Removes a pin or a folder of pins; it is no error if it is not there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let gone = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => {
+            for name in list(path)? {
+                remove(&path.join(name))?;
+            }
+            fs::remove_dir(path)
+        }
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match gone {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS)
+}
+
+/// The BPF file system to use: one that outlives the calling process.
+///
+/// `ip netns exec` gives its command a mount namespace with another /sys, so what
+/// is mounted there ends with the command: then that of process 1 is taken.
+fn bpffs(may_mount: bool) -> Result<PathBuf> {
+    if let Some(path) = env::var_os(OVERRIDE) {
+        let path = PathBuf::from(path);
+        if !is_bpffs(&path) {
+            bail!(
+                "{OVERRIDE}={} is no BPF file system: mount -t bpf bpf {}",
+                path.display(),
+                path.display()
+            );
+        }
+        return Ok(path);
+    }
+    let standard = PathBuf::from(STANDARD);
+    let own = fs::read_link("/proc/self/ns/mnt").ok();
+    let first = fs::read_link("/proc/1/ns/mnt").ok();
+    if first.is_some() && own != first {
+        // Through process 1, in its mount namespace.
+        let path = PathBuf::from(format!("/proc/1/root{STANDARD}"));
+        if !is_bpffs(&path) && may_mount {
+            mount_in_first().context(
+                "cannot mount a BPF file system at /sys/fs/bpf in the mount namespace of process 1: \
+                 do so there (mount -t bpf bpf /sys/fs/bpf), or set EMPTCP_BPFFS",
+            )?;
+        }
+        return Ok(path);
+    }
+    if is_bpffs(&standard) || (!may_mount && first.is_some()) {
+        return Ok(standard);
+    }
+    if first.is_none() {
+        bail!(
+            "{STANDARD} is no BPF file system, and process 1 cannot be looked into to see whether a \
+             mount would last: mount -t bpf bpf {STANDARD} outside of ip netns exec, or set {OVERRIDE} \
+             to a mounted one"
+        );
+    }
+    mount_at(&standard)?;
+    Ok(standard)
+}
+
+fn mount_at(path: &Path) -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=700"))
+        .with_context(|| format!("cannot mount a BPF file system at {}", path.display()))
+}
+
+/// Mounts in the mount namespace of process 1, and comes back.
+fn mount_in_first() -> Result<()> {
+    let own = File::open("/proc/self/ns/mnt")?;
+    let folder = File::open(".")?;
+    let first = File::open("/proc/1/ns/mnt")?;
+    setns(&first, CloneFlags::CLONE_NEWNS)?;
+    let mounted = mount_at(Path::new(STANDARD));
+    setns(&own, CloneFlags::CLONE_NEWNS)?;
+    nix::unistd::fchdir(&folder)?;
+    mounted
+}

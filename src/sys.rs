@@ -1,0 +1,540 @@
+//! The few operations that libbpf-rs has no safe interface for. Nothing here
+//! decides anything; with `abi` it is the only place of `unsafe`.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::ffi::CString;
+use std::ffi::c_void;
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::ptr;
+use std::slice;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use libbpf_rs::AsRawLibbpf as _;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapType;
+use libbpf_rs::OpenObject;
+
+use crate::abi::SkBuff;
+
+/// An instruction of BPF as the kernel takes it: 8 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Insn(pub(crate) u64);
+
+/// `BPF_LD | BPF_DW | BPF_IMM`: loads 64 bits, in two instructions.
+const LD_IMM64: u8 = 0x18;
+/// Source register of a load that stands for a map.
+const PSEUDO_MAP_FD: u8 = 1;
+/// Source register of a load that stands for a place in a map's value.
+const PSEUDO_MAP_VALUE: u8 = 2;
+
+impl Insn {
+    /// The 32-bit immediate.
+    pub(crate) fn imm(self) -> i32 {
+        (self.0 >> 32) as i32
+    }
+
+    /// The same with another immediate.
+    pub(crate) fn with_imm(self, imm: i32) -> Self {
+        Self(self.0 & 0xffff_ffff | u64::from(imm as u32) << 32)
+    }
+
+    /// `Some(value?)` for the first half of a load of a map or of a place in its value.
+    pub(crate) fn loads_map(self) -> Option<bool> {
+        let [code, regs, ..] = self.0.to_ne_bytes();
+        // Nibbles of the registers are swapped on big-endian machines.
+        let source = if cfg!(target_endian = "little") { regs >> 4 } else { regs & 15 };
+        match (code, source) {
+            (LD_IMM64, PSEUDO_MAP_FD) => Some(false),
+            (LD_IMM64, PSEUDO_MAP_VALUE) => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Whether this is the first half of a 16-byte instruction.
+    pub(crate) fn is_wide(self) -> bool {
+        self.0.to_ne_bytes()[0] == LD_IMM64
+    }
+}
+
+/// Records of debugging information that go with a program: raw, with their size.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Records {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) count: u32,
+    pub(crate) size: u32,
+}
+
+/// A map as an object defines it, with the placeholder that libbpf created.
+#[derive(Debug)]
+pub(crate) struct PreparedMap {
+    pub(crate) name: String,
+    pub(crate) ty: MapType,
+    pub(crate) key_size: u32,
+    pub(crate) value_size: u32,
+    pub(crate) max_entries: u32,
+    pub(crate) flags: u32,
+    /// First contents, for data sections.
+    pub(crate) initial: Option<Vec<u8>>,
+    /// Number by which the instructions refer to it.
+    pub(crate) number: i32,
+    /// The placeholder.
+    pub(crate) fd: OwnedFd,
+}
+
+/// An object whose instructions are ready for the kernel, but for its maps.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) name: String,
+    pub(crate) insns: Vec<Insn>,
+    pub(crate) maps: Vec<PreparedMap>,
+    pub(crate) btf: Option<OwnedFd>,
+    pub(crate) func_info: Records,
+    pub(crate) line_info: Records,
+}
+
+/// The result of a call of libbpf: a number, or minus an errno.
+fn check(ret: i32) -> io::Result<i32> {
+    if ret < 0 { Err(io::Error::from_raw_os_error(-ret)) } else { Ok(ret) }
+}
+
+fn owned(ret: i32) -> io::Result<OwnedFd> {
+    let fd = check(ret)?;
+    // SAFETY: a call that returns a new file descriptor hands over its ownership.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "path holds a NUL byte"))
+}
+
+/// Lets libbpf do all but load the one program of an object (`bpf_object__prepare`),
+/// and takes the program out of it.
+///
+/// # Errors
+///
+/// What libbpf or the kernel says: no privilege, no memory, CO-RE relocations
+/// that the kernel cannot satisfy.
+pub(crate) fn prepare(object: OpenObject) -> io::Result<Prepared> {
+    let raw = object.as_libbpf_object().as_ptr();
+    // SAFETY: the object is open and ours alone.
+    check(unsafe { libbpf_sys::bpf_object__prepare(raw) })?;
+
+    // SAFETY: a null program asks for the first; the object lives as long as `object`.
+    let program = unsafe { libbpf_sys::bpf_object__next_program(raw, ptr::null_mut()) };
+    if program.is_null() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the object holds no program"));
+    }
+    // SAFETY: the program belongs to a prepared object, whose instructions and records stay
+    // until the object is closed; they are copied.
+    let (name, insns, func_info, line_info) = unsafe {
+        let name = CStr::from_ptr(libbpf_sys::bpf_program__name(program));
+        let insns = slice::from_raw_parts(
+            libbpf_sys::bpf_program__insns(program).cast::<u64>(),
+            libbpf_sys::bpf_program__insn_cnt(program) as usize,
+        );
+        (
+            name.to_string_lossy().into_owned(),
+            insns.iter().copied().map(Insn).collect(),
+            records(
+                libbpf_sys::bpf_program__func_info(program).cast(),
+                libbpf_sys::bpf_program__func_info_cnt(program),
+                size_of::<libbpf_sys::bpf_func_info>(),
+            ),
+            records(
+                libbpf_sys::bpf_program__line_info(program).cast(),
+                libbpf_sys::bpf_program__line_info_cnt(program),
+                size_of::<libbpf_sys::bpf_line_info>(),
+            ),
+        )
+    };
+
+    // SAFETY: as above; BTF of the object is valid while the object is open.
+    let btf = unsafe {
+        let btf = libbpf_sys::bpf_object__btf(raw);
+        if btf.is_null() { -1 } else { libbpf_sys::btf__fd(btf) }
+    };
+    let btf = if btf >= 0 {
+        // SAFETY: libbpf keeps the descriptor open while the object is.
+        Some(unsafe { BorrowedFd::borrow_raw(btf) }.try_clone_to_owned()?)
+    } else {
+        None
+    };
+
+    let mut maps = Vec::new();
+    for map in object.maps() {
+        let raw = map.as_libbpf_object().as_ptr();
+        // SAFETY: the map belongs to the open object.
+        let number = unsafe { libbpf_sys::bpf_map__fd(raw) };
+        if number < 0 {
+            continue;
+        }
+        // SAFETY: as above; the placeholder is open while the object is.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()?;
+        maps.push(PreparedMap {
+            name: map.name().to_string_lossy().into_owned(),
+            ty: map.map_type(),
+            key_size: map.key_size(),
+            value_size: map.value_size(),
+            max_entries: map.max_entries(),
+            flags: map.map_flags(),
+            initial: map.initial_value().map(<[u8]>::to_vec),
+            number,
+            fd,
+        });
+    }
+    Ok(Prepared { name, insns, maps, btf, func_info, line_info })
+}
+
+/// # Safety
+///
+/// `start` is null or points to `count` records of `size` bytes.
+unsafe fn records(start: *const u8, count: u32, size: usize) -> Records {
+    if start.is_null() {
+        return Records::default();
+    }
+    // SAFETY: as the caller promises.
+    let bytes = unsafe { slice::from_raw_parts(start, count as usize * size) };
+    Records { bytes: bytes.to_vec(), count, size: size as u32 }
+}
+
+/// What a program is loaded as.
+#[derive(Debug)]
+pub(crate) struct Load<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) xdp: bool,
+    /// XDP that takes packets of several buffers.
+    pub(crate) frags: bool,
+    pub(crate) insns: &'a [Insn],
+    pub(crate) btf: Option<BorrowedFd<'a>>,
+    pub(crate) func_info: &'a Records,
+    pub(crate) line_info: &'a Records,
+}
+
+/// The verifier said no.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) error: io::Error,
+    /// The verifier's log; empty where the kernel gave none.
+    pub(crate) log: String,
+}
+
+/// Bytes of a verifier log: a smaller buffer makes loads of valid programs fail.
+const LOG_SIZE: usize = 16 << 20;
+
+/// Loads a program; a refused one is tried again for the verifier's log.
+///
+/// # Errors
+///
+/// The kernel's error, and the verifier's log.
+pub(crate) fn prog_load(load: &Load<'_>) -> Result<OwnedFd, Refused> {
+    match try_load(load, None) {
+        Ok(fd) => Ok(fd),
+        Err(first) => {
+            let mut log = vec![0u8; LOG_SIZE];
+            match try_load(load, Some(&mut log)) {
+                Ok(fd) => Ok(fd),
+                Err(_) => {
+                    let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
+                    Err(Refused { error: first, log: log.to_string_lossy().into_owned() })
+                }
+            }
+        }
+    }
+}
+
+fn try_load(load: &Load<'_>, log: Option<&mut [u8]>) -> io::Result<OwnedFd> {
+    let mut opts = libbpf_sys::bpf_prog_load_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as _,
+        attempts: 5,
+        expected_attach_type: if load.xdp { libbpf_sys::BPF_XDP } else { 0 },
+        prog_flags: if load.frags { libbpf_sys::BPF_F_XDP_HAS_FRAGS } else { 0 },
+        ..Default::default()
+    };
+    if let Some(btf) = load.btf {
+        opts.prog_btf_fd = btf.as_raw_fd() as u32;
+        opts.func_info = load.func_info.bytes.as_ptr().cast();
+        opts.func_info_cnt = load.func_info.count;
+        opts.func_info_rec_size = load.func_info.size;
+        if log.is_some() {
+            opts.line_info = load.line_info.bytes.as_ptr().cast();
+            opts.line_info_cnt = load.line_info.count;
+            opts.line_info_rec_size = load.line_info.size;
+        }
+    }
+    if let Some(log) = log {
+        opts.log_level = 1;
+        opts.log_size = log.len() as u32;
+        opts.log_buf = log.as_mut_ptr().cast();
+    }
+    let name = CString::new(load.name).unwrap_or_default();
+    let ty = if load.xdp {
+        libbpf_sys::BPF_PROG_TYPE_XDP
+    } else {
+        libbpf_sys::BPF_PROG_TYPE_SCHED_CLS
+    };
+    // SAFETY: every pointer in the options and arguments is to memory of the given length that
+    // outlives the call.
+    owned(unsafe {
+        libbpf_sys::bpf_prog_load(
+            ty,
+            name.as_ptr(),
+            c"Dual BSD/GPL".as_ptr(),
+            load.insns.as_ptr().cast(),
+            load.insns.len() as _,
+            &mut opts,
+        )
+    })
+}
+
+/// Pins a map, program or link (`BPF_OBJ_PIN`).
+pub(crate) fn pin(fd: impl AsFd, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: the path is a C string that outlives the call.
+    check(unsafe { libbpf_sys::bpf_obj_pin(fd.as_fd().as_raw_fd(), path.as_ptr()) }).map(drop)
+}
+
+/// Opens what is pinned at a path (`BPF_OBJ_GET`).
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    // SAFETY: as above.
+    owned(unsafe { libbpf_sys::bpf_obj_get(path.as_ptr()) })
+}
+
+/// Puts a program into a slot of a program array.
+pub(crate) fn set_slot(array: impl AsFd, slot: u32, program: impl AsFd) -> io::Result<()> {
+    let program = program.as_fd().as_raw_fd();
+    // SAFETY: key and value are the 4 bytes that a program array has.
+    check(unsafe {
+        libbpf_sys::bpf_map_update_elem(
+            array.as_fd().as_raw_fd(),
+            ptr::from_ref(&slot).cast::<c_void>(),
+            ptr::from_ref(&program).cast::<c_void>(),
+            0,
+        )
+    })
+    .map(drop)
+}
+
+/// Where a link attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkAt {
+    /// XDP with flags of `XDP_FLAGS_*` (mode).
+    Xdp(u32),
+    /// TCX ingress; before all others, else behind.
+    TcxIngress(bool),
+    /// TCX egress; before all others, else behind.
+    TcxEgress(bool),
+}
+
+/// Attaches a program to an interface (`BPF_LINK_CREATE`).
+pub(crate) fn link_create(program: impl AsFd, ifindex: u32, at: LinkAt) -> io::Result<OwnedFd> {
+    let (ty, flags) = match at {
+        LinkAt::Xdp(flags) => (libbpf_sys::BPF_XDP, flags),
+        LinkAt::TcxIngress(first) => (libbpf_sys::BPF_TCX_INGRESS, before(first)),
+        LinkAt::TcxEgress(first) => (libbpf_sys::BPF_TCX_EGRESS, before(first)),
+    };
+    let opts = libbpf_sys::bpf_link_create_opts {
+        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
+        flags,
+        ..Default::default()
+    };
+    // SAFETY: the options outlive the call.
+    owned(unsafe {
+        libbpf_sys::bpf_link_create(
+            program.as_fd().as_raw_fd(),
+            ifindex as i32,
+            ty,
+            ptr::from_ref(&opts),
+        )
+    })
+}
+
+fn before(first: bool) -> u32 {
+    if first { libbpf_sys::BPF_F_BEFORE } else { 0 }
+}
+
+/// Exchanges the program of a link (`BPF_LINK_UPDATE`): at no moment none or both run.
+pub(crate) fn link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    // SAFETY: null options are the defaults.
+    check(unsafe {
+        libbpf_sys::bpf_link_update(
+            link.as_fd().as_raw_fd(),
+            program.as_fd().as_raw_fd(),
+            ptr::null(),
+        )
+    })
+    .map(drop)
+}
+
+/// Opens a program by its id.
+pub(crate) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    owned(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) })
+}
+
+/// Id and name of a program.
+pub(crate) fn program_info(program: impl AsFd) -> io::Result<(u32, String)> {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut len = size_of_val(&info) as u32;
+    // SAFETY: `info` is `len` bytes long.
+    check(unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(
+            program.as_fd().as_raw_fd(),
+            ptr::from_mut(&mut info).cast(),
+            &mut len,
+        )
+    })?;
+    let name: Vec<u8> = info.name.iter().map(|c| *c as u8).take_while(|c| *c != 0).collect();
+    Ok((info.id, String::from_utf8_lossy(&name).into_owned()))
+}
+
+/// Ids of the programs that TCX runs on an interface, in order.
+///
+/// # Errors
+///
+/// `EINVAL`: this kernel has no TCX (before 6.6).
+pub(crate) fn tcx_programs(ifindex: u32, egress: bool) -> io::Result<Vec<u32>> {
+    let mut ids = [0u32; 64];
+    let mut opts = libbpf_sys::bpf_prog_query_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _,
+        prog_ids: ids.as_mut_ptr(),
+        ..Default::default()
+    };
+    opts.__bindgen_anon_1.count = ids.len() as u32;
+    let ty = if egress { libbpf_sys::BPF_TCX_EGRESS } else { libbpf_sys::BPF_TCX_INGRESS };
+    // SAFETY: `ids` has room for the count given, and outlives the call.
+    check(unsafe { libbpf_sys::bpf_prog_query_opts(ifindex as i32, ty, &mut opts) })?;
+    // SAFETY: both members of the union are this one number.
+    let count = unsafe { opts.__bindgen_anon_1.count } as usize;
+    Ok(ids[..count.min(ids.len())].to_vec())
+}
+
+/// Waits until every run of a program that began before has ended
+/// (`membarrier(MEMBARRIER_CMD_GLOBAL)`: a grace period of the kernel).
+pub(crate) fn grace_period() -> io::Result<()> {
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: no pointers.
+    let ret = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Stores 8 bytes at an offset of the only value of an `BPF_F_MMAPABLE` array with one store, so
+/// that a program reads either the old number or the new one.
+pub(crate) fn store_u64(map: impl AsFd, offset: usize, number: u64) -> io::Result<()> {
+    const PAGE: usize = 4096;
+    debug_assert!(offset.is_multiple_of(8) && offset < PAGE);
+    // SAFETY: a new shared mapping of the map's first page, which the kernel checks; unmapped
+    // below, and used only in between, at an aligned offset inside the page.
+    unsafe {
+        let at = libc::mmap(
+            ptr::null_mut(),
+            PAGE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            map.as_fd().as_raw_fd(),
+            0,
+        );
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        AtomicU64::from_ptr(at.cast::<u8>().add(offset).cast()).store(number, Ordering::SeqCst);
+        libc::munmap(at, PAGE);
+    }
+    Ok(())
+}
+
+/// Outcome of a test run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TestRun {
+    /// What the program returned.
+    pub verdict: i32,
+    /// The packet as it came out.
+    pub packet: Vec<u8>,
+    /// Mark of the packet afterwards (tc).
+    pub mark: u32,
+    /// Mean duration of a run, in nanoseconds.
+    pub nanoseconds: u32,
+}
+
+/// Runs a program on a packet (`BPF_PROG_TEST_RUN`). `mark`: of the packet, for tc programs.
+///
+/// # Errors
+///
+/// The kernel's: packets shorter than an Ethernet header are refused.
+pub(crate) fn test_run(
+    program: impl AsFd,
+    packet: &[u8],
+    mark: Option<u32>,
+    repeat: u32,
+) -> io::Result<TestRun> {
+    let mut out = vec![0u8; packet.len() + 512];
+    // Bytes, not the structure: the kernel wants its padding zero too.
+    const MARK: usize = offset_of!(SkBuff, mark);
+    let mut ctx = [0u8; size_of::<SkBuff>()];
+    ctx[MARK..MARK + 4].copy_from_slice(&mark.unwrap_or(0).to_ne_bytes());
+    let before = ctx;
+    let mut opts = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+        data_in: packet.as_ptr().cast(),
+        data_size_in: packet.len() as u32,
+        data_out: out.as_mut_ptr().cast(),
+        data_size_out: out.len() as u32,
+        repeat: repeat as i32,
+        ..Default::default()
+    };
+    if mark.is_some() {
+        opts.ctx_in = before.as_ptr().cast();
+        opts.ctx_size_in = size_of_val(&before) as u32;
+        opts.ctx_out = ctx.as_mut_ptr().cast();
+        opts.ctx_size_out = size_of_val(&ctx) as u32;
+    }
+    // SAFETY: all buffers have the lengths given, and outlive the call.
+    check(unsafe {
+        libbpf_sys::bpf_prog_test_run_opts(program.as_fd().as_raw_fd(), &mut opts)
+    })?;
+    out.truncate(opts.data_size_out as usize);
+    Ok(TestRun {
+        verdict: opts.retval as i32,
+        packet: out,
+        mark: ctx[MARK..].first_chunk().map_or(0, |b| u32::from_ne_bytes(*b)),
+        nanoseconds: opts.duration,
+    })
+}
+
+/// The cookie of the calling process's network namespace, unique while the machine runs;
+/// `None` on kernels before 5.14.
+pub(crate) fn netns_cookie() -> Option<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Unix,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .ok()?;
+    let mut cookie = 0u64;
+    let mut len = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: `cookie` is `len` bytes long.
+    let ret = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            ptr::from_mut(&mut cookie).cast(),
+            &mut len,
+        )
+    };
+    (ret == 0).then_some(cookie)
+}
