@@ -13,8 +13,10 @@ use std::path::PathBuf;
 use libbpf_cargo::SkeletonBuilder;
 
 /// Families of hooks: what to define, and what stands in a source that is not for it.
-const FAMILIES: [(&str, &str, &str); 2] =
-    [("xdp", "-DEMPTCP_XDP", "EMPTCP_HOOKS_TC"), ("tc", "-DEMPTCP_TC", "EMPTCP_HOOKS_XDP")];
+const FAMILIES: [(&str, &str, &str); 2] = [
+    ("xdp", "-DEMPTCP_XDP", "EMPTCP_HOOKS_TC"),
+    ("tc", "-DEMPTCP_TC", "EMPTCP_HOOKS_XDP"),
+];
 
 /// Folders of programs, and the constant that holds their objects.
 const FOLDERS: [(&str, &str); 3] = [
@@ -40,7 +42,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut table = String::new();
     for constant in ["MODULES", "MONOLITHS"] {
-        writeln!(table, "pub(crate) const {constant}: &[(&str, Family, &[u8])] = &[")?;
+        writeln!(
+            table,
+            "pub(crate) const {constant}: &[(&str, Family, &[u8])] = &["
+        )?;
         for (folder, _) in FOLDERS.iter().filter(|(_, c)| *c == constant) {
             for source in sources(&root.join(folder))? {
                 objects(&root, &out, &source, &mut table)?;
@@ -73,7 +78,11 @@ fn objects(
     table: &mut String,
 ) -> Result<(), Box<dyn Error>> {
     let text = fs::read_to_string(source)?;
-    let file = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file = source
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let name = file.trim_end_matches(".bpf.c");
     for (family, define, excluded) in FAMILIES {
         if text.contains(excluded) {
@@ -82,7 +91,10 @@ fn objects(
         let object = out.join(format!("{name}.{family}.o"));
         compiler(root, define).source(source).obj(&object).build()?;
         let variant = if family == "xdp" { "Xdp" } else { "Tc" };
-        writeln!(table, "    ({name:?}, Family::{variant}, include_bytes!({object:?})),")?;
+        writeln!(
+            table,
+            "    ({name:?}, Family::{variant}, include_bytes!({object:?})),"
+        )?;
     }
     Ok(())
 }

@@ -4,7 +4,11 @@
 #![allow(unsafe_code)]
 
 #[allow(missing_docs, unreachable_pub, unused, clippy::all)]
-#[allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used, clippy::expect_used)]
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
 mod entry_tc {
     include!(concat!(env!("OUT_DIR"), "/entry_tc.skel.rs"));
 }
@@ -19,10 +23,10 @@ pub(crate) use self::entry_tc::types::__sk_buff as SkBuff;
 pub(crate) use self::entry_tc::types::emptcp_counter as Counter;
 pub(crate) use self::entry_tc::types::emptcp_entry as Entry;
 pub(crate) use self::entry_tc::types::emptcp_entry_side as EntrySide;
-pub(crate) use self::entry_tc::types::emptcp_generation as Generation;
-pub(crate) use self::entry_tc::types::emptcp_links as Links;
 use self::entry_tc::types::emptcp_framing;
+pub(crate) use self::entry_tc::types::emptcp_generation as Generation;
 use self::entry_tc::types::emptcp_hook;
+pub(crate) use self::entry_tc::types::emptcp_links as Links;
 use self::entry_tc::types::emptcp_reason;
 use self::entry_tc::types::emptcp_slot;
 use self::entry_tc::types::emptcp_step_flags;
@@ -98,20 +102,26 @@ pub(crate) fn entry_object(family: Family) -> &'static [u8] {
 }
 
 /// Offset of [`Entry`] in the entry program's read-only data, and the size of these.
-pub(crate) const ENTRY_AT: (usize, usize) =
-    (offset_of!(rodata, emptcp_entry), size_of::<rodata>());
+pub(crate) const ENTRY_AT: (usize, usize) = (offset_of!(rodata, emptcp_entry), size_of::<rodata>());
 
 /// Names of the reasons, from the enum of `abi.h`: `truncated`, `fragment` …
 pub(crate) fn reason_names() -> &'static [String] {
     static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
-        let btf = Btf::from_raw("entry", entry_object(Family::Tc)).ok().flatten();
-        let reasons = btf.as_ref().and_then(|btf| btf.type_by_name::<Enum<'_>>("emptcp_reason"));
+        let btf = Btf::from_raw("entry", entry_object(Family::Tc))
+            .ok()
+            .flatten();
+        let reasons = btf
+            .as_ref()
+            .and_then(|btf| btf.type_by_name::<Enum<'_>>("emptcp_reason"));
         let names = reasons.into_iter().flat_map(|e| {
             e.iter()
                 .filter_map(|v| v.name.map(|n| n.to_string_lossy().into_owned()))
                 .collect::<Vec<_>>()
         });
-        names.map(|n| n.trim_start_matches("EMPTCP_REASON_").to_lowercase()).take(REASONS).collect()
+        names
+            .map(|n| n.trim_start_matches("EMPTCP_REASON_").to_lowercase())
+            .take(REASONS)
+            .collect()
     });
     &NAMES
 }

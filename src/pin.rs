@@ -58,15 +58,28 @@ impl Home {
     pub(crate) fn current(mount: bool) -> Result<Self> {
         let netns = fs::metadata("/proc/self/ns/net").context("cannot read /proc/self/ns/net")?;
         let base = bpffs(mount)?.join("emptcp").join(LAYOUT);
-        Ok(Self { path: base.join(netns.ino().to_string()) })
+        Ok(Self {
+            path: base.join(netns.ino().to_string()),
+        })
     }
 
     /// All folders beside this one, with the inode of their namespace.
     pub(crate) fn all(&self) -> Result<Vec<(u64, Home)>> {
         let mut found = Vec::new();
-        for name in self.path.parent().map(list).transpose()?.unwrap_or_default() {
+        for name in self
+            .path
+            .parent()
+            .map(list)
+            .transpose()?
+            .unwrap_or_default()
+        {
             if let Ok(inode) = name.parse() {
-                found.push((inode, Home { path: self.path.with_file_name(name) }));
+                found.push((
+                    inode,
+                    Home {
+                        path: self.path.with_file_name(name),
+                    },
+                ));
             }
         }
         Ok(found)
@@ -87,11 +100,23 @@ impl Home {
     /// The kernel's.
     pub(crate) fn lock(self) -> Result<Locked> {
         loop {
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.path).with_context(|| {
-                format!("cannot create {}: the BPF file system is full or read-only", self.path.display())
-            })?;
-            let Some(lock) = self.flock(FlockArg::LockExclusive)? else { continue };
-            return Ok(Locked { home: self, _lock: lock });
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.path)
+                .with_context(|| {
+                    format!(
+                        "cannot create {}: the BPF file system is full or read-only",
+                        self.path.display()
+                    )
+                })?;
+            let Some(lock) = self.flock(FlockArg::LockExclusive)? else {
+                continue;
+            };
+            return Ok(Locked {
+                home: self,
+                _lock: lock,
+            });
         }
     }
 
@@ -114,7 +139,9 @@ impl Home {
         let dir = match File::open(&self.path) {
             Ok(dir) => dir,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e).with_context(|| format!("cannot open {}", self.path.display())),
+            Err(e) => {
+                return Err(e).with_context(|| format!("cannot open {}", self.path.display()));
+            }
         };
         let opened = dir.metadata()?.ino();
         let lock = Flock::lock(dir, arg)

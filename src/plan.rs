@@ -115,20 +115,38 @@ pub fn plan(
                 }
             };
             let attachment = attachment(chains, &met, interface, hook, class, &mut errors);
-            unsafe_edits(chains, &plan.classes[class], modules, interface, &attachment, &mut errors);
+            unsafe_edits(
+                chains,
+                &plan.classes[class],
+                modules,
+                interface,
+                &attachment,
+                &mut errors,
+            );
             plan.attachments.push(attachment);
         }
     }
     errors.extend(tables(&plan));
     errors.sort();
     errors.dedup();
-    if errors.is_empty() { Ok(plan) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(plan)
+    } else {
+        Err(errors)
+    }
 }
 
 /// Steps of the longest path of each hook and interface, for people.
 pub fn longest_paths(plan: &Plan) -> Vec<(String, Hook, usize)> {
-    let paths: Vec<usize> = plan.classes.iter().map(|c| longest_path(&c.graph).0).collect();
-    plan.attachments.iter().map(|a| (a.interface.clone(), a.hook, paths[a.class])).collect()
+    let paths: Vec<usize> = plan
+        .classes
+        .iter()
+        .map(|c| longest_path(&c.graph).0)
+        .collect();
+    plan.attachments
+        .iter()
+        .map(|a| (a.interface.clone(), a.hook, paths[a.class]))
+        .collect()
 }
 
 fn meets(chain: &BoundChain<'_>, interface: &Interface, hook: Hook) -> bool {
@@ -179,7 +197,11 @@ fn class(
         frags,
         drop_undecidable: own.iter().any(|c| c.chain.on_error == OnError::Drop),
         chains: met.to_vec(),
-        zones: graph.nodes.iter().map(|n| own[n.chain].chain.zone).collect(),
+        zones: graph
+            .nodes
+            .iter()
+            .map(|n| own[n.chain].chain.zone)
+            .collect(),
         graph,
     }
 }
@@ -248,7 +270,12 @@ fn unsafe_edits(
     {
         return;
     }
-    for node in class.graph.nodes.iter().filter(|n| modules[n.module].flags.edits) {
+    for node in class
+        .graph
+        .nodes
+        .iter()
+        .filter(|n| modules[n.module].flags.edits)
+    {
         errors.push(Diagnostic::new(
             &node.at,
             format!(
@@ -270,7 +297,10 @@ fn tables(plan: &Plan) -> Vec<Diagnostic> {
     nodes
         .filter(|n| {
             !n.params.from_table.is_empty()
-                || n.params.tables.iter().any(|t| matches!(t.contents, TableContents::Named(_)))
+                || n.params
+                    .tables
+                    .iter()
+                    .any(|t| matches!(t.contents, TableContents::Named(_)))
         })
         .map(|n| Diagnostic::new(&n.at, "this version cannot look up named tables"))
         .collect()

@@ -53,7 +53,11 @@ impl Insn {
     pub(crate) fn loads_map(self) -> Option<bool> {
         let [code, regs, ..] = self.0.to_ne_bytes();
         // Nibbles of the registers are swapped on big-endian machines.
-        let source = if cfg!(target_endian = "little") { regs >> 4 } else { regs & 15 };
+        let source = if cfg!(target_endian = "little") {
+            regs >> 4
+        } else {
+            regs & 15
+        };
         match (code, source) {
             (LD_IMM64, PSEUDO_MAP_FD) => Some(false),
             (LD_IMM64, PSEUDO_MAP_VALUE) => Some(true),
@@ -105,7 +109,11 @@ pub(crate) struct Prepared {
 
 /// The result of a call of libbpf: a number, or minus an errno.
 fn check(ret: i32) -> io::Result<i32> {
-    if ret < 0 { Err(io::Error::from_raw_os_error(-ret)) } else { Ok(ret) }
+    if ret < 0 {
+        Err(io::Error::from_raw_os_error(-ret))
+    } else {
+        Ok(ret)
+    }
 }
 
 fn owned(ret: i32) -> io::Result<OwnedFd> {
@@ -134,7 +142,10 @@ pub(crate) fn prepare(object: OpenObject) -> io::Result<Prepared> {
     // SAFETY: a null program asks for the first; the object lives as long as `object`.
     let program = unsafe { libbpf_sys::bpf_object__next_program(raw, ptr::null_mut()) };
     if program.is_null() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the object holds no program"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the object holds no program",
+        ));
     }
     // SAFETY: the program belongs to a prepared object, whose instructions and records stay
     // until the object is closed; they are copied.
@@ -163,7 +174,11 @@ pub(crate) fn prepare(object: OpenObject) -> io::Result<Prepared> {
     // SAFETY: as above; BTF of the object is valid while the object is open.
     let btf = unsafe {
         let btf = libbpf_sys::bpf_object__btf(raw);
-        if btf.is_null() { -1 } else { libbpf_sys::btf__fd(btf) }
+        if btf.is_null() {
+            -1
+        } else {
+            libbpf_sys::btf__fd(btf)
+        }
     };
     let btf = if btf >= 0 {
         // SAFETY: libbpf keeps the descriptor open while the object is.
@@ -194,7 +209,14 @@ pub(crate) fn prepare(object: OpenObject) -> io::Result<Prepared> {
             fd,
         });
     }
-    Ok(Prepared { name, insns, maps, btf, func_info, line_info })
+    Ok(Prepared {
+        name,
+        insns,
+        maps,
+        btf,
+        func_info,
+        line_info,
+    })
 }
 
 /// # Safety
@@ -206,7 +228,11 @@ unsafe fn records(start: *const u8, count: u32, size: usize) -> Records {
     }
     // SAFETY: as the caller promises.
     let bytes = unsafe { slice::from_raw_parts(start, count as usize * size) };
-    Records { bytes: bytes.to_vec(), count, size: size as u32 }
+    Records {
+        bytes: bytes.to_vec(),
+        count,
+        size: size as u32,
+    }
 }
 
 /// What a program is loaded as.
@@ -247,7 +273,10 @@ pub(crate) fn prog_load(load: &Load<'_>) -> Result<OwnedFd, Refused> {
                 Ok(fd) => Ok(fd),
                 Err(_) => {
                     let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
-                    Err(Refused { error: first, log: log.to_string_lossy().into_owned() })
+                    Err(Refused {
+                        error: first,
+                        log: log.to_string_lossy().into_owned(),
+                    })
                 }
             }
         }
@@ -259,7 +288,11 @@ fn try_load(load: &Load<'_>, log: Option<&mut [u8]>) -> io::Result<OwnedFd> {
         sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as _,
         attempts: 5,
         expected_attach_type: if load.xdp { libbpf_sys::BPF_XDP } else { 0 },
-        prog_flags: if load.frags { libbpf_sys::BPF_F_XDP_HAS_FRAGS } else { 0 },
+        prog_flags: if load.frags {
+            libbpf_sys::BPF_F_XDP_HAS_FRAGS
+        } else {
+            0
+        },
         ..Default::default()
     };
     if let Some(btf) = load.btf {
@@ -413,7 +446,12 @@ pub(crate) fn program_info(program: impl AsFd) -> io::Result<(u32, String)> {
             &mut len,
         )
     })?;
-    let name: Vec<u8> = info.name.iter().map(|c| *c as u8).take_while(|c| *c != 0).collect();
+    let name: Vec<u8> = info
+        .name
+        .iter()
+        .map(|c| *c as u8)
+        .take_while(|c| *c != 0)
+        .collect();
     Ok((info.id, String::from_utf8_lossy(&name).into_owned()))
 }
 
@@ -430,7 +468,11 @@ pub(crate) fn tcx_programs(ifindex: u32, egress: bool) -> io::Result<Vec<u32>> {
         ..Default::default()
     };
     opts.__bindgen_anon_1.count = ids.len() as u32;
-    let ty = if egress { libbpf_sys::BPF_TCX_EGRESS } else { libbpf_sys::BPF_TCX_INGRESS };
+    let ty = if egress {
+        libbpf_sys::BPF_TCX_EGRESS
+    } else {
+        libbpf_sys::BPF_TCX_INGRESS
+    };
     // SAFETY: `ids` has room for the count given, and outlives the call.
     check(unsafe { libbpf_sys::bpf_prog_query_opts(ifindex as i32, ty, &mut opts) })?;
     // SAFETY: both members of the union are this one number.
@@ -444,7 +486,11 @@ pub(crate) fn grace_period() -> io::Result<()> {
     const GLOBAL: libc::c_int = 1;
     // SAFETY: no pointers.
     let ret = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Stores 8 bytes at an offset of the only value of an `BPF_F_MMAPABLE` array with one store, so
@@ -518,14 +564,14 @@ pub(crate) fn test_run(
         opts.ctx_size_out = size_of_val(&ctx) as u32;
     }
     // SAFETY: all buffers have the lengths given, and outlive the call.
-    check(unsafe {
-        libbpf_sys::bpf_prog_test_run_opts(program.as_fd().as_raw_fd(), &mut opts)
-    })?;
+    check(unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_fd().as_raw_fd(), &mut opts) })?;
     out.truncate(opts.data_size_out as usize);
     Ok(TestRun {
         verdict: opts.retval as i32,
         packet: out,
-        mark: ctx[MARK..].first_chunk().map_or(0, |b| u32::from_ne_bytes(*b)),
+        mark: ctx[MARK..]
+            .first_chunk()
+            .map_or(0, |b| u32::from_ne_bytes(*b)),
         nanoseconds: opts.duration,
     })
 }

@@ -104,7 +104,11 @@ fn dry_run(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
             "would_change": changes, "chains": chains, "attachments": places, "drift": drift
         }))?;
     } else {
-        for (sign, names) in [('+', &chains.added), ('~', &chains.changed), ('-', &chains.removed)] {
+        for (sign, names) in [
+            ('+', &chains.added),
+            ('~', &chains.changed),
+            ('-', &chains.removed),
+        ] {
             for name in names {
                 println!("{sign} chain {name}");
             }
@@ -114,17 +118,27 @@ fn dry_run(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
         }
         for attachment in &plan.attachments {
             let steps = plan.classes[attachment.class].graph.nodes.len();
-            println!("  {} {}: {steps} steps", attachment.interface, attachment.hook);
+            println!(
+                "  {} {}: {steps} steps",
+                attachment.interface, attachment.hook
+            );
         }
         if !changes {
             eprintln!("emptcp: nothing to change");
         }
     }
-    Ok(if changes { Done::WouldChange } else { Done::Yes })
+    Ok(if changes {
+        Done::WouldChange
+    } else {
+        Done::Yes
+    })
 }
 
 /// The chains of a policy in its canonical form.
 fn named(policy: &serde_json::Value) -> impl Iterator<Item = (&str, &serde_json::Value)> {
     let chains = policy.get("chains").and_then(|c| c.as_array());
-    chains.into_iter().flatten().filter_map(|c| Some((c.get("name")?.as_str()?, c)))
+    chains
+        .into_iter()
+        .flatten()
+        .filter_map(|c| Some((c.get("name")?.as_str()?, c)))
 }

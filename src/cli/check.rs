@@ -39,8 +39,11 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
         Some(_) => named_interfaces(&policy),
         None => Interfaces::read()?,
     };
-    let resolver: &dyn InterfaceResolver =
-        if args.kernel.is_some() { &AnyInterface } else { &interfaces };
+    let resolver: &dyn InterfaceResolver = if args.kernel.is_some() {
+        &AnyInterface
+    } else {
+        &interfaces
+    };
     let kernel = args.kernel.map_or_else(running_kernel, Ok)?;
     let planned = bind_policy(context, &policy, resolver, kernel)
         .and_then(|chains| plan(&chains, context.registry.modules(), &interfaces.0));

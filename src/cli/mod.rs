@@ -107,7 +107,10 @@ fn run(cli: Cli) -> Result<Done> {
     for folder in &cli.modules {
         registry.add_folder(folder)?;
     }
-    let context = Context { json: cli.json, registry };
+    let context = Context {
+        json: cli.json,
+        registry,
+    };
     match cli.verb {
         Verb::Apply(args) => apply::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
@@ -128,7 +131,9 @@ fn restore_sigpipe() {
 fn cure(error: &anyhow::Error) -> Option<&'static str> {
     let denied = error.chain().any(|cause| {
         let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        let bpf = cause.downcast_ref::<libbpf_rs::Error>().map(libbpf_rs::Error::kind);
+        let bpf = cause
+            .downcast_ref::<libbpf_rs::Error>()
+            .map(libbpf_rs::Error::kind);
         io == Some(io::ErrorKind::PermissionDenied)
             || bpf == Some(libbpf_rs::ErrorKind::PermissionDenied)
     });
@@ -175,20 +180,34 @@ fn bind_policy<'p>(
     let modules = context.registry.modules();
     let chains = bind(policy, modules, interfaces)?;
     let mut errors = Vec::new();
-    for step in chains.iter().filter(|c| c.chain.enabled).flat_map(BoundChain::steps) {
+    for step in chains
+        .iter()
+        .filter(|c| c.chain.enabled)
+        .flat_map(BoundChain::steps)
+    {
         let module = &modules[step.module];
         if module.since > kernel {
             errors.push(Diagnostic::new(
                 &step.at,
-                format!("{} needs Linux {}, this is {kernel}", module.name, module.since),
+                format!(
+                    "{} needs Linux {}, this is {kernel}",
+                    module.name, module.since
+                ),
             ));
         }
     }
-    if errors.is_empty() { Ok(chains) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(chains)
+    } else {
+        Err(errors)
+    }
 }
 
 /// Version of the running kernel.
 fn running_kernel() -> Result<KernelVersion> {
     let name = nix::sys::utsname::uname().context("uname")?;
-    name.release().to_string_lossy().parse().map_err(|e: String| anyhow::anyhow!(e))
+    name.release()
+        .to_string_lossy()
+        .parse()
+        .map_err(|e: String| anyhow::anyhow!(e))
 }

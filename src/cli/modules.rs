@@ -20,8 +20,10 @@ pub(super) struct Args {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     let all = context.registry.modules();
-    let wanted: Vec<&Module> =
-        all.iter().filter(|m| args.name.as_ref().is_none_or(|n| *n == m.name)).collect();
+    let wanted: Vec<&Module> = all
+        .iter()
+        .filter(|m| args.name.as_ref().is_none_or(|n| *n == m.name))
+        .collect();
     if let (Some(name), true) = (&args.name, wanted.is_empty()) {
         let nearest = nearest(name, all.iter().map(|m| m.name.as_str()));
         let hint = nearest.map_or(String::new(), |n| format!("; did you mean {n:?}?"));
@@ -43,7 +45,11 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
 fn print(module: &Module) {
     let hooks: Vec<&str> = module.hooks.iter().map(|h| h.name()).collect();
     println!("{} {}: {}", module.kind, module.name, module.doc);
-    println!("  hooks {}; Linux {} and later", hooks.join(", "), module.since);
+    println!(
+        "  hooks {}; Linux {} and later",
+        hooks.join(", "),
+        module.since
+    );
     for param in &module.params {
         println!("  {}: {}{}", param.name, param.ty, remarks(param));
         if !param.doc.is_empty() {
@@ -57,14 +63,20 @@ fn remarks(param: &Param) -> String {
     if param.required {
         remarks.push("required".to_owned());
     }
-    for (word, value) in
-        [("default", &param.default), ("at least", &param.min), ("at most", &param.max)]
-    {
+    for (word, value) in [
+        ("default", &param.default),
+        ("at least", &param.min),
+        ("at most", &param.max),
+    ] {
         if let Some(value) = value {
             remarks.push(format!("{word} {value}"));
         }
     }
-    if remarks.is_empty() { String::new() } else { format!(" ({})", remarks.join(", ")) }
+    if remarks.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", remarks.join(", "))
+    }
 }
 
 fn describe(module: &Module) -> Value {

@@ -35,8 +35,17 @@ fn print(policy: &Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
     for chain in policy["chains"].as_array().into_iter().flatten() {
         write!(out, "chain {}", text(&chain["name"]))?;
-        write!(out, " at {} of {}", list(&chain["hook"]), list(&chain["interfaces"]))?;
-        for (key, word) in [("priority", "priority"), ("zone", "zone"), ("on_error", "on error")] {
+        write!(
+            out,
+            " at {} of {}",
+            list(&chain["hook"]),
+            list(&chain["interfaces"])
+        )?;
+        for (key, word) in [
+            ("priority", "priority"),
+            ("zone", "zone"),
+            ("on_error", "on error"),
+        ] {
             if let Some(value) = chain.get(key) {
                 write!(out, ", {word} {}", text(value))?;
             }
@@ -48,17 +57,25 @@ fn print(policy: &Value) -> Result<()> {
         if let Some(comment) = chain.get("comment") {
             writeln!(out, "  # {}", text(comment))?;
         }
-        let select = chain.get("select").map_or("every TCP packet".to_owned(), expression);
+        let select = chain
+            .get("select")
+            .map_or("every TCP packet".to_owned(), expression);
         writeln!(out, "  select {select}")?;
-        let act: Vec<String> =
-            chain["act"].as_array().into_iter().flatten().map(expression).collect();
+        let act: Vec<String> = chain["act"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(expression)
+            .collect();
         writeln!(out, "  act {}", act.join("; "))?;
     }
     Ok(())
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn list(value: &Value) -> String {
@@ -83,8 +100,10 @@ fn expression(value: &Value) -> String {
         ("use", name) => text(name),
         (_, Value::Object(params)) if params.is_empty() => key.clone(),
         (_, Value::Object(params)) => {
-            let params: Vec<String> =
-                params.iter().map(|(name, value)| format!("{name}={}", text(value))).collect();
+            let params: Vec<String> = params
+                .iter()
+                .map(|(name, value)| format!("{name}={}", text(value)))
+                .collect();
             format!("{key}({})", params.join(", "))
         }
         (_, other) => format!("{key}({other})"),

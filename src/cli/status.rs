@@ -29,7 +29,10 @@ pub(super) fn run(context: &Context, _args: &Args) -> Result<Done> {
 
 fn print(status: &Status) {
     println!("generation {}, pins in {}", status.generation, status.pins);
-    let mut places = table(&["INTERFACE", "HOOK", "VIA", "PROGRAM", "STEPS", "CHAINS"], &[3, 4]);
+    let mut places = table(
+        &["INTERFACE", "HOOK", "VIA", "PROGRAM", "STEPS", "CHAINS"],
+        &[3, 4],
+    );
     for a in &status.attachments {
         places.add_row([
             a.interface.clone(),
@@ -43,18 +46,37 @@ fn print(status: &Status) {
     println!("\n{places}");
 
     let mut steps = table(
-        &["CHAIN", "PACKETS", "BYTES", "STEP", "MODULE", "EVALUATED", "MATCHED", "ERRORS"],
-        &[1, 2, 5, 6, 7],
+        &[
+            "CHAIN",
+            "HOOK",
+            "PACKETS",
+            "BYTES",
+            "STEP",
+            "MODULE",
+            "EVALUATED",
+            "MATCHED",
+            "ERRORS",
+        ],
+        &[2, 3, 6, 7, 8],
     );
     for chain in &status.chains {
         for (index, step) in chain.steps.iter().enumerate() {
-            let [name, packets, bytes] = match index {
-                0 => [chain.name.clone(), chain.packets.to_string(), chain.bytes.to_string()],
+            let [name, hook, packets, bytes] = match index {
+                0 => [
+                    chain.name.clone(),
+                    chain.hook.clone(),
+                    chain.packets.to_string(),
+                    chain.bytes.to_string(),
+                ],
                 _ => Default::default(),
             };
-            let own = step.step.strip_prefix(&format!("{}/", chain.name)).unwrap_or(&step.step);
+            let own = step
+                .step
+                .strip_prefix(&format!("{}/", chain.name))
+                .unwrap_or(&step.step);
             steps.add_row([
                 name,
+                hook,
                 packets,
                 bytes,
                 own.to_owned(),

@@ -97,7 +97,12 @@ impl Undo {
 pub(super) enum At {
     /// A link that is pinned there.
     Link(PathBuf),
-    Filter { ifindex: u32, hook: Hook, priority: u32, made_qdisc: bool },
+    Filter {
+        ifindex: u32,
+        hook: Hook,
+        priority: u32,
+        made_qdisc: bool,
+    },
 }
 
 impl At {
@@ -109,7 +114,12 @@ impl At {
                 sys::link_update(&link, &program)
                     .with_context(|| format!("cannot exchange the program of {}", pin.display()))
             }
-            At::Filter { ifindex, hook, priority, .. } => {
+            At::Filter {
+                ifindex,
+                hook,
+                priority,
+                ..
+            } => {
                 filter(program.as_fd(), *ifindex, *hook, *priority)
                     .replace(true)
                     .attach()
@@ -123,7 +133,12 @@ impl At {
         match self {
             // The last reference to a link is its pin.
             At::Link(pin) => pin::remove(pin),
-            At::Filter { ifindex, hook, priority, made_qdisc } => {
+            At::Filter {
+                ifindex,
+                hook,
+                priority,
+                made_qdisc,
+            } => {
                 let own = std::fs::File::open("/dev/null")?;
                 let mut hook = filter(own.as_fd(), *ifindex, *hook, *priority);
                 match hook.detach() {
@@ -145,12 +160,18 @@ impl At {
 /// The kernel has no such interface, qdisc or filter any more.
 fn gone(error: &libbpf_rs::Error) -> bool {
     let text = format!("{error:?}");
-    matches!(error.kind(), libbpf_rs::ErrorKind::NotFound | libbpf_rs::ErrorKind::InvalidInput)
-        || text.contains("No such device")
+    matches!(
+        error.kind(),
+        libbpf_rs::ErrorKind::NotFound | libbpf_rs::ErrorKind::InvalidInput
+    ) || text.contains("No such device")
 }
 
 fn filter(program: std::os::fd::BorrowedFd<'_>, ifindex: u32, hook: Hook, priority: u32) -> TcHook {
-    let point = if hook == Hook::TcEgress { TC_EGRESS } else { TC_INGRESS };
+    let point = if hook == Hook::TcEgress {
+        TC_EGRESS
+    } else {
+        TC_INGRESS
+    };
     TcHookBuilder::new(program)
         .ifindex(ifindex as i32)
         .handle(HANDLE)
@@ -160,7 +181,8 @@ fn filter(program: std::os::fd::BorrowedFd<'_>, ifindex: u32, hook: Hook, priori
 
 /// Path of the pin of a link.
 pub(super) fn link_pin(home: &Home, ifindex: u32, hook: Hook) -> PathBuf {
-    home.join("links").join(format!("{ifindex}-{}", hook.name()))
+    home.join("links")
+        .join(format!("{ifindex}-{}", hook.name()))
 }
 
 /// The place of an attachment in force.
@@ -178,7 +200,11 @@ pub(super) fn place(home: &Home, stored: &StoredAttachment) -> Result<At> {
 }
 
 fn priority(options: &str) -> u32 {
-    if options == "First" { PRIORITY_FIRST } else { PRIORITY }
+    if options == "First" {
+        PRIORITY_FIRST
+    } else {
+        PRIORITY
+    }
 }
 
 /// Id of the program of ours that really runs at an attachment; `None` if none does.
@@ -195,7 +221,12 @@ pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Option<u32> {
             // Of an interface that is gone the link stays, without it.
             (ifindex == stored.ifindex).then_some(info.prog_id)
         }
-        At::Filter { ifindex, hook, priority, .. } => {
+        At::Filter {
+            ifindex,
+            hook,
+            priority,
+            ..
+        } => {
             let own = std::fs::File::open("/dev/null").ok()?;
             filter(own.as_fd(), ifindex, hook, priority).query().ok()
         }
@@ -252,17 +283,31 @@ fn attach_link(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<A
         Hook::TcIngress | Hook::TcEgress => {
             let egress = wanted.hook == Hook::TcEgress;
             let place = tcx_place(wanted, egress)?;
-            let at = if egress { LinkAt::TcxEgress(place) } else { LinkAt::TcxIngress(place) };
-            (Via::Tcx, sys::link_create(&program, index, at).with_context(|| failed(wanted))?)
+            let at = if egress {
+                LinkAt::TcxEgress(place)
+            } else {
+                LinkAt::TcxIngress(place)
+            };
+            (
+                Via::Tcx,
+                sys::link_create(&program, index, at).with_context(|| failed(wanted))?,
+            )
         }
     };
     pin::create_folder(&home.join("links"))?;
     sys::pin(&link, &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
-    Ok(Attached { via, made_qdisc: false, undo: Undo::Detach(At::Link(pin)) })
+    Ok(Attached {
+        via,
+        made_qdisc: false,
+        undo: Undo::Detach(At::Link(pin)),
+    })
 }
 
 fn failed(wanted: &Wanted<'_>) -> String {
-    format!("cannot attach to {} of {}", wanted.hook, wanted.interface.name)
+    format!(
+        "cannot attach to {} of {}",
+        wanted.hook, wanted.interface.name
+    )
 }
 
 fn tcx_place(wanted: &Wanted<'_>, egress: bool) -> Result<TcxPlace> {
@@ -278,7 +323,10 @@ fn tcx_place(wanted: &Wanted<'_>, egress: bool) -> Result<TcxPlace> {
                 program.is_ok_and(|(_, n)| n == *name)
             });
             TcxPlace::Before(found.with_context(|| {
-                format!("{}: no program {name:?} is there to stand before", failed(wanted))
+                format!(
+                    "{}: no program {name:?} is there to stand before",
+                    failed(wanted)
+                )
             })?)
         }
     })
@@ -313,7 +361,10 @@ fn attach_xdp(wanted: &Wanted<'_>, program: impl AsFd) -> Result<OwnedFd> {
     };
     link.map_err(|e: io::Error| match (e.raw_os_error(), wanted.xdp.mode) {
         (Some(libc::EOPNOTSUPP), XdpMode::Native) => {
-            anyhow!("{}: its driver has no native XDP; use mode auto or generic", failed(wanted))
+            anyhow!(
+                "{}: its driver has no native XDP; use mode auto or generic",
+                failed(wanted)
+            )
         }
         _ => anyhow::Error::new(e).context(failed(wanted)),
     })
@@ -328,8 +379,14 @@ fn occupant(interface: &Interface) -> Option<u32> {
 fn attach_filter(wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
     let index = wanted.interface.index;
     let priority = priority(&wanted.options());
-    if matches!(wanted.position, Position::BeforeId(_) | Position::BeforeName(_)) {
-        bail!("{}: a position before another program needs TCX (Linux 6.6)", failed(wanted));
+    if matches!(
+        wanted.position,
+        Position::BeforeId(_) | Position::BeforeName(_)
+    ) {
+        bail!(
+            "{}: a position before another program needs TCX (Linux 6.6)",
+            failed(wanted)
+        );
     }
     let mut hook = filter(program.as_fd(), index, wanted.hook, priority);
     let made_qdisc = match hook.create() {
@@ -338,16 +395,30 @@ fn attach_filter(wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
         Err(e) => return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted))),
     };
     if let Ok(id) = hook.query() {
-        let name = sys::program_by_id(id).and_then(sys::program_info).map(|(_, n)| n);
+        let name = sys::program_by_id(id)
+            .and_then(sys::program_info)
+            .map(|(_, n)| n);
         if !name.is_ok_and(|n| n == ENTRY_NAME) {
-            bail!("{}: priority {priority} and handle {HANDLE} of tc are taken", failed(wanted));
+            bail!(
+                "{}: priority {priority} and handle {HANDLE} of tc are taken",
+                failed(wanted)
+            );
         }
         // Left behind by an apply that was killed.
         hook.replace(true);
     }
     hook.attach().with_context(|| failed(wanted))?;
-    let at = At::Filter { ifindex: index, hook: wanted.hook, priority, made_qdisc };
-    Ok(Attached { via: Via::Clsact, made_qdisc, undo: Undo::Detach(at) })
+    let at = At::Filter {
+        ifindex: index,
+        hook: wanted.hook,
+        priority,
+        made_qdisc,
+    };
+    Ok(Attached {
+        via: Via::Clsact,
+        made_qdisc,
+        undo: Undo::Detach(at),
+    })
 }
 
 /// Removes filters of ours from an interface that no stored policy knows of: an
@@ -358,10 +429,21 @@ pub(super) fn sweep_filters(ifindex: u32) {
     }
     for hook in [Hook::TcIngress, Hook::TcEgress] {
         for priority in [PRIORITY, PRIORITY_FIRST] {
-            let at = At::Filter { ifindex, hook, priority, made_qdisc: false };
-            let Ok(own) = std::fs::File::open("/dev/null") else { continue };
-            let Ok(id) = filter(own.as_fd(), ifindex, hook, priority).query() else { continue };
-            let name = sys::program_by_id(id).and_then(sys::program_info).map(|(_, n)| n);
+            let at = At::Filter {
+                ifindex,
+                hook,
+                priority,
+                made_qdisc: false,
+            };
+            let Ok(own) = std::fs::File::open("/dev/null") else {
+                continue;
+            };
+            let Ok(id) = filter(own.as_fd(), ifindex, hook, priority).query() else {
+                continue;
+            };
+            let name = sys::program_by_id(id)
+                .and_then(sys::program_info)
+                .map(|(_, n)| n);
             if name.is_ok_and(|n| n == ENTRY_NAME) {
                 // It runs nothing any more; the next apply tries again.
                 let _ = at.detach();

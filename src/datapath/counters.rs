@@ -44,9 +44,12 @@ pub(crate) fn read(map: &MapHandle, step: u32) -> Result<Counters> {
 /// Adds to the counters of a step (on one CPU), for a step that moves to another map.
 pub(crate) fn add(map: &MapHandle, step: u32, more: Counters) -> Result<()> {
     let key = step.to_ne_bytes();
-    let mut per_cpu =
-        map.lookup_percpu(&key, MapFlags::ANY)?.context("there are no counters of the step")?;
-    let Some(first) = per_cpu.first_mut() else { return Ok(()) };
+    let mut per_cpu = map
+        .lookup_percpu(&key, MapFlags::ANY)?
+        .context("there are no counters of the step")?;
+    let Some(first) = per_cpu.first_mut() else {
+        return Ok(());
+    };
     let mut counter = abi::Counter::default();
     plain::copy_from_bytes(&mut counter, first)
         .map_err(|_| anyhow::anyhow!("counters have another size"))?;
@@ -72,7 +75,9 @@ pub(crate) fn reasons(map: &MapHandle, hook: Hook) -> Result<Vec<(String, u64)>>
     let mut found = Vec::new();
     for (number, name) in abi::reason_names().iter().enumerate() {
         let key = u32::from(abi::hook_number(hook)) * abi::REASONS as u32 + number as u32;
-        let per_cpu = map.lookup_percpu(&key.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
+        let per_cpu = map
+            .lookup_percpu(&key.to_ne_bytes(), MapFlags::ANY)?
+            .unwrap_or_default();
         let sum: u64 = per_cpu
             .iter()
             .filter_map(|v| v.first_chunk::<8>())

@@ -56,11 +56,13 @@ pub struct AttachmentStatus {
     pub steps: usize,
 }
 
-/// What a chain did.
+/// What a chain did at one of its hooks.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChainStatus {
     /// Its name.
     pub name: String,
+    /// The hook.
+    pub hook: String,
     /// Packets that it selected.
     pub packets: u64,
     /// Bytes of these.
@@ -91,7 +93,9 @@ pub fn policy() -> Result<Option<(serde_json::Value, Vec<String>)>> {
     let Some(_lock) = home.lock_shared()? else {
         return Ok(None);
     };
-    let Some(stored) = in_force(&home)? else { return Ok(None) };
+    let Some(stored) = in_force(&home)? else {
+        return Ok(None);
+    };
     let drift = drift(&home, &stored);
     Ok(Some((stored.policy, drift)))
 }
@@ -106,7 +110,9 @@ pub fn status() -> Result<Option<Status>> {
     let Some(_lock) = home.lock_shared()? else {
         return Ok(None);
     };
-    let Some(stored) = in_force(&home)? else { return Ok(None) };
+    let Some(stored) = in_force(&home)? else {
+        return Ok(None);
+    };
     let shared = open_shared(&home)?.context("pins of the policy are missing; apply it again")?;
     let mut attachments = Vec::new();
     for attachment in &stored.attachments {
@@ -115,7 +121,10 @@ pub fn status() -> Result<Option<Status>> {
             interface: attachment.interface.clone(),
             ifindex: attachment.ifindex,
             hook: attachment.hook.clone(),
-            via: serde_json::to_value(attachment.via)?.as_str().unwrap_or_default().to_owned(),
+            via: serde_json::to_value(attachment.via)?
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
             program: attachment.program,
             chains: chains_of(class),
             steps: class.steps.len(),
@@ -123,8 +132,9 @@ pub fn status() -> Result<Option<Status>> {
     }
     let mut reasons = BTreeMap::new();
     for hook in Hook::ALL {
-        let found: BTreeMap<_, _> =
-            counters::reasons(&shared.reasons, hook)?.into_iter().collect();
+        let found: BTreeMap<_, _> = counters::reasons(&shared.reasons, hook)?
+            .into_iter()
+            .collect();
         if !found.is_empty() {
             reasons.insert(hook.name().to_owned(), found);
         }
@@ -152,12 +162,20 @@ fn chains_of(class: &StoredClass) -> Vec<String> {
 /// Every step once, though several classes may hold it.
 fn chains(stored: &Stored, map: &MapHandle) -> Result<Vec<ChainStatus>> {
     let mut all: Vec<ChainStatus> = Vec::new();
-    for step in stored.classes.iter().flat_map(|c| &c.steps) {
-        let chain = match all.iter().position(|c| c.name == step.chain) {
+    let steps = stored
+        .classes
+        .iter()
+        .flat_map(|c| c.steps.iter().map(move |s| (&c.hook, s)));
+    for (hook, step) in steps {
+        let chain = match all
+            .iter()
+            .position(|c| c.name == step.chain && c.hook == *hook)
+        {
             Some(index) => &mut all[index],
             None => {
                 all.push(ChainStatus {
                     name: step.chain.clone(),
+                    hook: hook.clone(),
                     packets: 0,
                     bytes: 0,
                     steps: Vec::new(),
@@ -193,7 +211,10 @@ pub(super) fn drift(home: &Home, stored: &Stored) -> Vec<String> {
                 "{} of {}: program {program} runs in the place of {}",
                 a.hook, a.interface, a.program
             )),
-            None => drift.push(format!("{} of {}: nothing of emptcp is attached", a.hook, a.interface)),
+            None => drift.push(format!(
+                "{} of {}: nothing of emptcp is attached",
+                a.hook, a.interface
+            )),
         }
     }
     for (index, class) in stored.classes.iter().enumerate() {
@@ -201,7 +222,11 @@ pub(super) fn drift(home: &Home, stored: &Stored) -> Vec<String> {
         let matches = MapHandle::from_pinned_path(folder.join(format!("{index}-progs")))
             .is_ok_and(|array| slots_match(&array, class));
         if !matches {
-            drift.push(format!("{}: steps of {} are missing", class.hook, chains_of(class).join(", ")));
+            drift.push(format!(
+                "{}: steps of {} are missing",
+                class.hook,
+                chains_of(class).join(", ")
+            ));
         }
     }
     drift
@@ -211,7 +236,10 @@ pub(super) fn drift(home: &Home, stored: &Stored) -> Vec<String> {
 pub(super) fn slots_match(array: &MapHandle, class: &StoredClass) -> bool {
     class.steps.iter().enumerate().all(|(slot, step)| {
         // A program array gives the id of the program.
-        let id = array.lookup(&(slot as u32).to_ne_bytes(), MapFlags::ANY).ok().flatten();
+        let id = array
+            .lookup(&(slot as u32).to_ne_bytes(), MapFlags::ANY)
+            .ok()
+            .flatten();
         id.is_some_and(|id| id == step.program.to_ne_bytes())
     })
 }

@@ -39,7 +39,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { raw_ip: false, count: true, frags: false, drop_undecidable: false }
+        Self {
+            raw_ip: false,
+            count: true,
+            frags: false,
+            drop_undecidable: false,
+        }
     }
 }
 
@@ -80,7 +85,11 @@ impl Instance {
         let nodes = graph.nodes.len();
         let class = Class {
             hook: graph.hook,
-            framing: if options.raw_ip { Framing::Ip } else { Framing::Ether },
+            framing: if options.raw_ip {
+                Framing::Ip
+            } else {
+                Framing::Ether
+            },
             frags: options.frags,
             ids: (0..nodes as u32).collect(),
             zones: vec![0; nodes],
@@ -99,16 +108,30 @@ impl Instance {
             let map = loader::create_map(
                 name,
                 wanted.prepared.ty,
-                [wanted.prepared.key_size, wanted.prepared.value_size, wanted.prepared.max_entries],
+                [
+                    wanted.prepared.key_size,
+                    wanted.prepared.value_size,
+                    wanted.prepared.max_entries,
+                ],
                 wanted.prepared.flags,
             )?;
             state.push((name.clone(), MapHandle::try_from(&map)?));
             Ok(map)
         })?;
-        let side = Side { generation: 1, array: &loaded.array, start: class.start() };
+        let side = Side {
+            generation: 1,
+            array: &loaded.array,
+            start: class.start(),
+        };
         let entry = loader.load_entry(&class, &shared, &side, None)?;
         sys::store_u64(&shared.generation, 0, 1).context("cannot put the generation in force")?;
-        Ok(Self { entry, class, shared, state, array: loaded.array })
+        Ok(Self {
+            entry,
+            class,
+            shared,
+            state,
+            array: loaded.array,
+        })
     }
 
     /// Runs a packet through it `repeat` times; `mark`: of the packet, at tc.
@@ -146,7 +169,11 @@ impl Instance {
     ///
     /// The kernel's.
     pub fn counters(&self) -> Result<Vec<Counters>> {
-        self.class.ids.iter().map(|id| counters::read(&self.shared.counters, *id)).collect()
+        self.class
+            .ids
+            .iter()
+            .map(|id| counters::read(&self.shared.counters, *id))
+            .collect()
     }
 
     /// Packets by reason, those that are not zero.

@@ -126,7 +126,11 @@ impl Class {
     pub(crate) fn start(&self) -> Start {
         Start {
             slot: slot(self.graph.start),
-            undecidable: if self.drop_undecidable { abi::SLOT_DROP } else { abi::SLOT_PASS },
+            undecidable: if self.drop_undecidable {
+                abi::SLOT_DROP
+            } else {
+                abi::SLOT_PASS
+            },
         }
     }
 }
@@ -206,7 +210,11 @@ impl Template {
             .iter()
             .position(|m| m.name.ends_with(".rodata"))
             .and_then(|i| Some((i, prepared.maps[i].initial.clone()?)));
-        Ok(Self { prepared, loads, rodata })
+        Ok(Self {
+            prepared,
+            loads,
+            rodata,
+        })
     }
 
     /// The instructions with other maps (by index) and with the read-only data at
@@ -215,7 +223,12 @@ impl Template {
         let mut insns = self.prepared.insns.clone();
         for (index, map, value) in &self.loads {
             insns[*index] = insns[*index].with_imm(numbers[*map]);
-            if *value && self.rodata.as_ref().is_some_and(|(rodata, _)| rodata == map) {
+            if *value
+                && self
+                    .rodata
+                    .as_ref()
+                    .is_some_and(|(rodata, _)| rodata == map)
+            {
                 let second = insns[index + 1];
                 insns[index + 1] = second.with_imm(second.imm() + rodata_at as i32);
             }
@@ -248,7 +261,12 @@ pub(crate) struct Loader<'r> {
 impl<'r> Loader<'r> {
     /// `kernel`: of this machine.
     pub(crate) fn new(registry: &'r Registry, kernel: KernelVersion) -> Self {
-        Self { registry, kernel, modules: HashMap::new(), entries: HashMap::new() }
+        Self {
+            registry,
+            kernel,
+            modules: HashMap::new(),
+            entries: HashMap::new(),
+        }
     }
 
     fn template(&mut self, module: usize, family: Family) -> Result<&Template> {
@@ -325,13 +343,19 @@ impl<'r> Loader<'r> {
                             None => None,
                         }
                     }
-                    Some(info) => {
-                        Some(state(StateMap { info, step: class.ids[number], prepared: map })?)
-                    }
+                    Some(info) => Some(state(StateMap {
+                        info,
+                        step: class.ids[number],
+                        prepared: map,
+                    })?),
                     // A data section of the module: all its steps share it.
                     None => None,
                 };
-                numbers.push(handle.as_ref().map_or(map.fd.as_raw_fd(), |h| h.as_fd().as_raw_fd()));
+                numbers.push(
+                    handle
+                        .as_ref()
+                        .map_or(map.fd.as_raw_fd(), |h| h.as_fd().as_raw_fd()),
+                );
                 kept.extend(handle);
             }
             let insns = template.instantiate(&numbers, offsets[number]);
@@ -352,9 +376,10 @@ impl<'r> Loader<'r> {
         for (number, node) in class.graph.nodes.iter().enumerate() {
             let object = self.registry.object(node.module);
             let template = self.template(node.module, class.family())?;
-            let (_, initial) = template.rodata.as_ref().with_context(|| {
-                format!("module {} has no constants", object.module.name)
-            })?;
+            let (_, initial) = template
+                .rodata
+                .as_ref()
+                .with_context(|| format!("module {} has no constants", object.module.name))?;
             let mut flags = 0;
             if node.first_actor {
                 flags |= abi::STEP_CHAIN_BYTES;
@@ -445,15 +470,21 @@ impl<'r> Loader<'r> {
             numbers.push(fd.as_raw_fd());
         }
         template
-            .load(&template.instantiate(&numbers, 0), family == Family::Xdp, class.frags)
+            .load(
+                &template.instantiate(&numbers, 0),
+                family == Family::Xdp,
+                class.frags,
+            )
             .map_err(|refused| verifier::explain("entry program", &refused))
     }
 
     fn uses_context(&self, class: &Class) -> bool {
         let modules = self.registry.modules();
-        class.graph.nodes.iter().any(|n| {
-            modules[n.module].flags.context || !n.params.from_table.is_empty()
-        })
+        class
+            .graph
+            .nodes
+            .iter()
+            .any(|n| modules[n.module].flags.context || !n.params.from_table.is_empty())
     }
 
     /// State maps of a class, without loading it: for each its scope, the step's
@@ -483,10 +514,16 @@ fn put(bytes: &mut [u8], at: usize, part: &[u8]) -> Result<()> {
 /// A map of one value that nobody changes any more, so that the verifier reads it.
 fn frozen(bytes: &[u8]) -> Result<MapHandle> {
     let size = bytes.len().max(8) as u32;
-    let map = create_map("constants", MapType::Array, [4, size, 1], libbpf_sys::BPF_F_RDONLY_PROG)?;
+    let map = create_map(
+        "constants",
+        MapType::Array,
+        [4, size, 1],
+        libbpf_sys::BPF_F_RDONLY_PROG,
+    )?;
     let mut value = bytes.to_vec();
     value.resize(size as usize, 0);
-    map.update(&0u32.to_ne_bytes(), &value, MapFlags::ANY).context("cannot write constants")?;
+    map.update(&0u32.to_ne_bytes(), &value, MapFlags::ANY)
+        .context("cannot write constants")?;
     map.freeze().context("cannot freeze constants")?;
     Ok(map)
 }
@@ -498,7 +535,9 @@ fn anonymous_table(map: &PreparedMap, entries: &[Entry]) -> Result<MapHandle> {
     for (key, value) in entries {
         let mut value = value.clone();
         value.resize(map.value_size as usize, 0);
-        table.update(key, &value, MapFlags::ANY).context("cannot fill the table of a list")?;
+        table
+            .update(key, &value, MapFlags::ANY)
+            .context("cannot fill the table of a list")?;
     }
     Ok(table)
 }

@@ -46,7 +46,11 @@ pub struct Interface {
 
 impl Interface {
     pub(crate) fn framing(&self) -> Framing {
-        if self.raw_ip { Framing::Ip } else { Framing::Ether }
+        if self.raw_ip {
+            Framing::Ip
+        } else {
+            Framing::Ether
+        }
     }
 
     /// Name and alternative names.
@@ -57,8 +61,10 @@ impl Interface {
     /// Whether packets here may have a checksum that is still to be completed, which XDP
     /// programs cannot see: both ends are of this machine, or a guest hands them over.
     pub fn hides_partial_checksums(&self) -> bool {
-        matches!(self.kind.as_deref(), Some("veth" | "tun" | "netkit" | "ifb" | "bridge"))
-            || self.name == "lo"
+        matches!(
+            self.kind.as_deref(),
+            Some("veth" | "tun" | "netkit" | "ifb" | "bridge")
+        ) || self.name == "lo"
     }
 }
 
@@ -91,7 +97,10 @@ impl Interfaces {
 
 impl InterfaceResolver for Interfaces {
     fn index(&self, name: &str) -> Option<u32> {
-        self.0.iter().find(|i| i.names().any(|n| n == name)).map(|i| i.index)
+        self.0
+            .iter()
+            .find(|i| i.names().any(|n| n == name))
+            .map(|i| i.index)
     }
 
     fn name(&self, index: u32) -> Option<String> {
@@ -99,7 +108,10 @@ impl InterfaceResolver for Interfaces {
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.iter().flat_map(|i| i.names().map(str::to_owned)).collect()
+        self.0
+            .iter()
+            .flat_map(|i| i.names().map(str::to_owned))
+            .collect()
     }
 }
 
@@ -121,10 +133,12 @@ fn interface(link: LinkMessage) -> Interface {
             LinkAttribute::IfName(name) => interface.name = name,
             LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
             LinkAttribute::PropList(props) => {
-                interface.altnames.extend(props.into_iter().filter_map(|p| match p {
-                    Prop::AltIfName(name) => Some(name),
-                    _ => None,
-                }));
+                interface
+                    .altnames
+                    .extend(props.into_iter().filter_map(|p| match p {
+                        Prop::AltIfName(name) => Some(name),
+                        _ => None,
+                    }));
             }
             LinkAttribute::LinkInfo(infos) => {
                 interface.kind = infos.into_iter().find_map(|info| match info {
@@ -150,7 +164,10 @@ pub(super) fn clsact_filters(ifindex: u32) -> Result<usize> {
     let mut count = 0;
     for minor in [0xfff2, 0xfff3] {
         let mut message = TcMessage::with_index(ifindex as i32);
-        message.header.parent = TcHandle { major: 0xffff, minor };
+        message.header.parent = TcHandle {
+            major: 0xffff,
+            minor,
+        };
         let filters = dump(RouteNetlinkMessage::GetTrafficFilter(message))
             .context("cannot list the filters of an interface")?;
         count += filters

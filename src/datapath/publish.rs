@@ -47,6 +47,7 @@ use super::stored::StoredStep;
 use crate::abi;
 use crate::abi::Framing;
 use crate::graph::BoundChain;
+use crate::module::Hook;
 use crate::module::KernelVersion;
 use crate::module::Registry;
 use crate::module::Scope;
@@ -119,8 +120,12 @@ impl Apply<'_> {
         let Some(_lock) = home.lock_shared()? else {
             return Ok(true);
         };
-        let Some(stored) = in_force(&home)? else { return Ok(true) };
-        let Some(shared) = open_shared(&home)? else { return Ok(true) };
+        let Some(stored) = in_force(&home)? else {
+            return Ok(true);
+        };
+        let Some(shared) = open_shared(&home)? else {
+            return Ok(true);
+        };
         let (classes, _) = self.classes(Some(&stored), &shared)?;
         Ok(!self.is_in_force(&home, &stored, &classes, &shared))
     }
@@ -200,7 +205,7 @@ impl Apply<'_> {
         let mut keys: Vec<String> = Vec::new();
         for class in &self.plan.classes {
             for node in &class.graph.nodes {
-                keys.push(step_name(&node.key, &modules[node.module].name));
+                keys.push(step_name(class.hook, &node.key, &modules[node.module].name));
             }
         }
         let ids = number(&before, keys);
@@ -210,11 +215,15 @@ impl Apply<'_> {
                 .graph
                 .nodes
                 .iter()
-                .map(|n| ids[&step_name(&n.key, &modules[n.module].name)])
+                .map(|n| ids[&step_name(class.hook, &n.key, &modules[n.module].name)])
                 .collect();
             let class = Class {
                 hook: class.hook,
-                framing: if class.raw_ip { Framing::Ip } else { Framing::Ether },
+                framing: if class.raw_ip {
+                    Framing::Ip
+                } else {
+                    Framing::Ether
+                },
                 frags: class.frags,
                 graph: class.graph.clone(),
                 ids: own,
@@ -235,15 +244,34 @@ impl Apply<'_> {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
         };
-        for map in [&shared.generation, &shared.counters, &shared.reasons, &shared.chain_words] {
+        for map in [
+            &shared.generation,
+            &shared.counters,
+            &shared.reasons,
+            &shared.chain_words,
+        ] {
             add(map.info()?.info.id.to_string());
         }
-        add(format!("{:?} {:?} {}", class.hook, class.framing, class.frags));
-        add(format!("{:?} {:?} {}", class.start(), class.zones, class.count));
+        add(format!(
+            "{:?} {:?} {}",
+            class.hook, class.framing, class.frags
+        ));
+        add(format!(
+            "{:?} {:?} {}",
+            class.start(),
+            class.zones,
+            class.count
+        ));
         for (node, id) in class.graph.nodes.iter().zip(&class.ids) {
-            let object = self.registry.bytes(node.module, class.family()).unwrap_or_default();
+            let object = self
+                .registry
+                .bytes(node.module, class.family())
+                .unwrap_or_default();
             add(format!("{:x?}", Sha256::digest(object)));
-            add(format!("{id} {:?} {:?} {:?}", node.match_to, node.miss_to, node.error_to));
+            add(format!(
+                "{id} {:?} {:?} {:?}",
+                node.match_to, node.miss_to, node.error_to
+            ));
             add(format!("{} {:?}", node.first_actor, node.params));
         }
         let digest = hash.finalize();
@@ -258,12 +286,18 @@ impl Apply<'_> {
         shared: &Shared,
     ) -> bool {
         let same_classes = stored.classes.len() == classes.len()
-            && stored.classes.iter().zip(classes).all(|(s, (_, digest))| s.digest == *digest);
+            && stored
+                .classes
+                .iter()
+                .zip(classes)
+                .all(|(s, (_, digest))| s.digest == *digest);
         let same_places = stored.attachments.len() == self.plan.attachments.len()
             && self.plan.attachments.iter().all(|wanted| {
                 find(stored, wanted.ifindex, wanted.hook.name()).is_some_and(|s| {
                     s.class == wanted.class
-                        && self.wanted(wanted).is_some_and(|w| w.options() == s.options)
+                        && self
+                            .wanted(wanted)
+                            .is_some_and(|w| w.options() == s.options)
                 })
             });
         let cookie = sys::netns_cookie();
@@ -305,8 +339,7 @@ impl Apply<'_> {
             };
             let class = match present {
                 Some(class) => class,
-                None => loader
-                    .load_class(class, shared, &mut |wanted| state_map(home, &wanted))?,
+                None => loader.load_class(class, shared, &mut |wanted| state_map(home, &wanted))?,
             };
             let pin = folder.join(format!("{index}-progs"));
             sys::pin(&class.array, &pin)
@@ -330,9 +363,8 @@ impl Apply<'_> {
             };
             let present = stored.and_then(|s| find(s, wanted.ifindex, wanted.hook.name()));
             // Arrays of another flavour cannot be called: packets pass until the change.
-            let before = present.filter(|p| {
-                stored.is_some_and(|s| s.classes[p.class].frags == class.frags)
-            });
+            let before =
+                present.filter(|p| stored.is_some_and(|s| s.classes[p.class].frags == class.frags));
             let prev = before.zip(stored).map(|(present, stored)| Side {
                 generation: stored.generation,
                 array: &arrays[present.class],
@@ -385,15 +417,24 @@ impl Apply<'_> {
         for (((class, digest), loaded), plan) in classes.iter().zip(loaded).zip(&self.plan.classes)
         {
             let start = class.start();
-            let steps = class.graph.nodes.iter().enumerate().map(|(slot, node)| StoredStep {
-                chain: self.chains[plan.chains[node.chain]].chain.name.value.clone(),
-                key: node.key.clone(),
-                also: node.also.clone(),
-                module: modules[node.module].name.clone(),
-                first_actor: node.first_actor,
-                id: class.ids[slot],
-                program: loaded.programs[slot],
-            });
+            let steps = class
+                .graph
+                .nodes
+                .iter()
+                .enumerate()
+                .map(|(slot, node)| StoredStep {
+                    chain: self.chains[plan.chains[node.chain]]
+                        .chain
+                        .name
+                        .value
+                        .clone(),
+                    key: node.key.clone(),
+                    also: node.also.clone(),
+                    module: modules[node.module].name.clone(),
+                    first_actor: node.first_actor,
+                    id: class.ids[slot],
+                    program: loaded.programs[slot],
+                });
             all.push(StoredClass {
                 digest: digest.clone(),
                 hook: class.hook.name().to_owned(),
@@ -441,12 +482,9 @@ pub fn delete() -> Result<bool> {
     let locked = home.lock()?;
     let home = &locked.home;
     let stored = in_force(home)?;
-    if let Some(number) = generation(home) {
+    if let Some(shared) = open_shared(home)? {
         // No entry program knows generation 0: all packets pass, everywhere at once.
-        let _ = number;
-        if let Some(shared) = open_shared(home)? {
-            sys::store_u64(&shared.generation, 0, 0).context("cannot change the generation")?;
-        }
+        sys::store_u64(&shared.generation, 0, 0).context("cannot change the generation")?;
     }
     if let Some(stored) = &stored {
         for attachment in &stored.attachments {
@@ -460,11 +498,15 @@ pub fn delete() -> Result<bool> {
 
 /// The policy in force, if there is one.
 pub(super) fn in_force(home: &Home) -> Result<Option<Stored>> {
-    let Some(generation) = generation(home) else { return Ok(None) };
+    let Some(generation) = generation(home) else {
+        return Ok(None);
+    };
     if generation.current == 0 {
         return Ok(None);
     }
-    let path = home.join(stored::generation_folder(generation.current)).join("policy");
+    let path = home
+        .join(stored::generation_folder(generation.current))
+        .join("policy");
     let stored = Stored::open(&path)?;
     // The inode of a namespace that is gone is given to new ones.
     Ok(stored.filter(|s| s.netns_cookie.is_none() || s.netns_cookie == sys::netns_cookie()))
@@ -531,9 +573,9 @@ pub(super) fn open_shared(home: &Home) -> Result<Option<Shared>> {
     }))
 }
 
-/// Identity of a step in the counters.
-fn step_name(key: &str, module: &str) -> String {
-    format!("{key} {module}")
+/// Identity of a step in the counters: a chain counts apart at each of its hooks.
+fn step_name(hook: Hook, key: &str, module: &str) -> String {
+    format!("{hook} {key} {module}")
 }
 
 /// Numbers for steps: those they had, else the lowest that are free.
@@ -556,7 +598,11 @@ fn number(before: &BTreeMap<String, u32>, keys: Vec<String>) -> BTreeMap<String,
 
 fn capacity(ids: &BTreeMap<String, u32>, known: u32) -> u32 {
     let needed = ids.values().max().map_or(0, |id| id + 1);
-    if needed <= known { known } else { needed.next_power_of_two() }
+    if needed <= known {
+        known
+    } else {
+        needed.next_power_of_two()
+    }
 }
 
 /// Numbers that were free may have been another step's once.
@@ -589,11 +635,15 @@ fn carry_over(
 }
 
 fn find<'s>(stored: &'s Stored, ifindex: u32, hook: &str) -> Option<&'s StoredAttachment> {
-    stored.attachments.iter().find(|a| a.ifindex == ifindex && a.hook == hook)
+    stored
+        .attachments
+        .iter()
+        .find(|a| a.ifindex == ifindex && a.hook == hook)
 }
 
 fn array_pin(home: &Home, generation: u64, class: usize) -> std::path::PathBuf {
-    home.join(stored::generation_folder(generation)).join(format!("{class}-progs"))
+    home.join(stored::generation_folder(generation))
+        .join(format!("{class}-progs"))
 }
 
 fn old_arrays(home: &Home, stored: &Stored) -> Result<Vec<MapHandle>> {
@@ -611,7 +661,9 @@ fn present_class(home: &Home, stored: &Stored, digest: &str) -> Result<Option<Lo
     };
     let class = &stored.classes[index];
     let pin = array_pin(home, stored.generation, index);
-    let Ok(array) = MapHandle::from_pinned_path(pin) else { return Ok(None) };
+    let Ok(array) = MapHandle::from_pinned_path(pin) else {
+        return Ok(None);
+    };
     if !super::inspect::slots_match(&array, class) {
         return Ok(None);
     }
@@ -634,7 +686,11 @@ fn state_name(scope: Scope, step: u32, map: &str) -> String {
 fn state_map(home: &Home, wanted: &StateMap<'_>) -> Result<MapHandle> {
     let folder = home.join(STATE);
     pin::create_folder(&folder)?;
-    let path = folder.join(state_name(wanted.info.scope, wanted.step, &wanted.info.name));
+    let path = folder.join(state_name(
+        wanted.info.scope,
+        wanted.step,
+        &wanted.info.name,
+    ));
     let shape = wanted.prepared;
     if path.exists() {
         let map = MapHandle::from_pinned_path(&path)
@@ -690,7 +746,8 @@ fn sweep(home: &Home, stored: Option<&Stored>) -> Result<()> {
         }
     }
     for interface in Interfaces::read()?.0 {
-        let known = stored.is_some_and(|s| s.attachments.iter().any(|a| a.ifindex == interface.index));
+        let known =
+            stored.is_some_and(|s| s.attachments.iter().any(|a| a.ifindex == interface.index));
         if !known {
             attach::sweep_filters(interface.index);
         }

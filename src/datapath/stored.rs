@@ -115,9 +115,15 @@ impl Stored {
         }
         let map = MapHandle::from_pinned_path(path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        let bytes = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
-        let length = bytes.first_chunk::<4>().map_or(0, |l| u32::from_ne_bytes(*l)) as usize;
-        let text = bytes.get(4..4 + length).context("the stored policy is cut short")?;
+        let bytes = map
+            .lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?
+            .unwrap_or_default();
+        let length = bytes
+            .first_chunk::<4>()
+            .map_or(0, |l| u32::from_ne_bytes(*l)) as usize;
+        let text = bytes
+            .get(4..4 + length)
+            .context("the stored policy is cut short")?;
         let stored = serde_json::from_slice(text)
             .context("the stored policy is of another version of emptcp: delete and apply again")?;
         Ok(Some(stored))
@@ -132,5 +138,8 @@ pub(crate) fn generation_folder(number: u64) -> String {
 /// Numbers of the generations of which something is pinned.
 pub(crate) fn generations(home: &Path) -> Result<Vec<u64>> {
     let names = pin::list(home)?;
-    Ok(names.iter().filter_map(|n| n.strip_prefix("gen-")?.parse().ok()).collect())
+    Ok(names
+        .iter()
+        .filter_map(|n| n.strip_prefix("gen-")?.parse().ok())
+        .collect())
 }

@@ -43,9 +43,17 @@ impl AllTags {
     fn read(btf: &Btf<'_>) -> Self {
         let mut all: BTreeMap<_, Tags> = BTreeMap::new();
         for tag in btf.type_by_kind::<DeclTag<'_>>() {
-            let Some(target) = tag.next_type() else { continue };
-            let text = tag.name().unwrap_or_default().to_string_lossy().into_owned();
-            let Some(text) = text.strip_prefix("emptcp:") else { continue };
+            let Some(target) = tag.next_type() else {
+                continue;
+            };
+            let text = tag
+                .name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let Some(text) = text.strip_prefix("emptcp:") else {
+                continue;
+            };
             let (key, value) = text.split_once(':').unwrap_or((text, ""));
             all.entry((target.type_id().into(), tag.component_index()))
                 .or_default()
@@ -55,7 +63,10 @@ impl AllTags {
     }
 
     fn at(&self, ty: TypeId, member: Option<u32>) -> Tags {
-        self.0.get(&(ty.into(), member)).cloned().unwrap_or_default()
+        self.0
+            .get(&(ty.into(), member))
+            .cloned()
+            .unwrap_or_default()
     }
 }
 
@@ -70,7 +81,9 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
     let (name, own) = program(btf, &tags)?;
     let get = |key: &str| {
         own.get(key).map(String::as_str).ok_or_else(|| {
-            format!("program {name} has no tag {key}: declare it with EMPTCP_SELECTOR or EMPTCP_ACTOR")
+            format!(
+                "program {name} has no tag {key}: declare it with EMPTCP_SELECTOR or EMPTCP_ACTOR"
+            )
         })
     };
     let abi = get("abi")?;
@@ -87,24 +100,37 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
     };
     let mut hooks = Vec::new();
     for hook in get("hooks")?.split(',') {
-        hooks.push(hook.parse::<Hook>().map_err(|e| format!("hooks of module {name}: {e}"))?);
+        hooks.push(
+            hook.parse::<Hook>()
+                .map_err(|e| format!("hooks of module {name}: {e}"))?,
+        );
     }
     hooks.sort_unstable();
-    let since = get("since")?.parse().map_err(|e| format!("since of module {name}: {e}"))?;
-    let flags = flags(get("flags")?).map_err(|f| format!("module {name} has the unknown flag {f:?}"))?;
+    let since = get("since")?
+        .parse()
+        .map_err(|e| format!("since of module {name}: {e}"))?;
+    let flags =
+        flags(get("flags")?).map_err(|f| format!("module {name} has the unknown flag {f:?}"))?;
 
     let maps = maps(btf, &tags);
-    let step = Step::find(btf)
-        .ok_or_else(|| format!("module {name} has no variable emptcp_step in its BTF (clang -g)"))?;
+    let step = Step::find(btf).ok_or_else(|| {
+        format!("module {name} has no variable emptcp_step in its BTF (clang -g)")
+    })?;
     let mut params = Vec::new();
     for (index, member) in step.params.iter().enumerate() {
-        let member_name = member.name.unwrap_or_default().to_string_lossy().into_owned();
+        let member_name = member
+            .name
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let member_tags = tags.at(step.params.type_id(), Some(index as u32));
         if member_name == "unused" || member_name.starts_with("pad") || member_name.is_empty() {
             continue;
         }
         let MemberAttr::Normal { offset } = member.attr else {
-            return Err(format!("parameter {member_name} of module {name} is a bit field"));
+            return Err(format!(
+                "parameter {member_name} of module {name} is a bit field"
+            ));
         };
         let ty = btf
             .type_by_id::<BtfType<'_>>(member.ty)
@@ -146,17 +172,24 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
 fn program(btf: &Btf<'_>, tags: &AllTags) -> Result<(String, Tags), Problem> {
     let mut found: Vec<(String, Tags)> = btf
         .type_by_kind::<Func<'_>>()
-        .map(|f| (f.name().unwrap_or_default().to_string_lossy().into_owned(), tags.at(f.type_id(), None)))
+        .map(|f| {
+            (
+                f.name().unwrap_or_default().to_string_lossy().into_owned(),
+                tags.at(f.type_id(), None),
+            )
+        })
         .filter(|(_, tags)| !tags.is_empty())
         .collect();
     match (found.pop(), found.pop()) {
         (Some(one), None) => Ok(one),
-        (Some((a, _)), Some((b, _))) => {
-            Err(format!("the object declares two modules, {b} and {a}: one file holds one"))
-        }
-        (None, _) => Err("the object declares no module: EMPTCP_SELECTOR or EMPTCP_ACTOR is missing, \
+        (Some((a, _)), Some((b, _))) => Err(format!(
+            "the object declares two modules, {b} and {a}: one file holds one"
+        )),
+        (None, _) => Err(
+            "the object declares no module: EMPTCP_SELECTOR or EMPTCP_ACTOR is missing, \
                           or it was compiled without -g"
-            .to_owned()),
+                .to_owned(),
+        ),
     }
 }
 
@@ -176,13 +209,21 @@ fn flags(text: &str) -> Result<Flags, String> {
 
 /// The maps that the module declares, with what their tags say.
 fn maps(btf: &Btf<'_>, tags: &AllTags) -> Vec<MapInfo> {
-    let Some(section) = btf.type_by_name::<DataSec<'_>>(".maps") else { return Vec::new() };
+    let Some(section) = btf.type_by_name::<DataSec<'_>>(".maps") else {
+        return Vec::new();
+    };
     let mut maps = Vec::new();
     for info in section.iter() {
-        let Some(var) = btf.type_by_id::<Var<'_>>(info.ty) else { continue };
+        let Some(var) = btf.type_by_id::<Var<'_>>(info.ty) else {
+            continue;
+        };
         let own = tags.at(var.type_id(), None);
         maps.push(MapInfo {
-            name: var.name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: var
+                .name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             scope: match own.get("scope").map(String::as_str) {
                 Some("policy") => Scope::Policy,
                 Some("keep") => Scope::Keep,
@@ -211,9 +252,15 @@ impl<'btf> Step<'btf> {
             (var.name()? == "emptcp_step").then_some((info.offset as usize, var))
         })?;
         let step = Struct::try_from(var.next_type()?.skip_mods_and_typedefs()).ok()?;
-        let member = step.iter().find(|m| m.name.is_some_and(|n| n == "params"))?;
-        let MemberAttr::Normal { offset: bits } = member.attr else { return None };
-        let params = btf.type_by_id::<BtfType<'_>>(member.ty)?.skip_mods_and_typedefs();
+        let member = step
+            .iter()
+            .find(|m| m.name.is_some_and(|n| n == "params"))?;
+        let MemberAttr::Normal { offset: bits } = member.attr else {
+            return None;
+        };
+        let params = btf
+            .type_by_id::<BtfType<'_>>(member.ty)?
+            .skip_mods_and_typedefs();
         Some(Self {
             offset,
             params_offset: bits as usize / 8,
@@ -246,7 +293,10 @@ fn param_type(btf: &Btf<'_>, ty: BtfType<'_>, table: Option<String>) -> Result<T
         });
     }
     if let Ok(e) = Enum::try_from(ty) {
-        return Ok(Type::Enum { size: e.size(), values: enum_values(&e) });
+        return Ok(Type::Enum {
+            size: e.size(),
+            values: enum_values(&e),
+        });
     }
     if let Ok(union) = Union::try_from(ty) {
         let member = |name: &str| union.iter().find(|m| m.name.is_some_and(|n| n == name));
@@ -263,7 +313,9 @@ fn param_type(btf: &Btf<'_>, ty: BtfType<'_>, table: Option<String>) -> Result<T
     if let Ok(list) = Struct::try_from(ty) {
         let member = |name: &str| list.iter().find(|m| m.name.is_some_and(|n| n == name));
         if let (Some(_), Some(items)) = (member("count"), member("items")) {
-            let array = btf.type_by_id::<Array<'_>>(items.ty).ok_or("items of a list is no array")?;
+            let array = btf
+                .type_by_id::<Array<'_>>(items.ty)
+                .ok_or("items of a list is no array")?;
             let of = param_type(btf, array.contained_type(), None)?;
             if matches!(of, Type::List { .. } | Type::Table { .. }) {
                 return Err("a list of lists".to_owned());
@@ -283,7 +335,9 @@ fn param_type(btf: &Btf<'_>, ty: BtfType<'_>, table: Option<String>) -> Result<T
         }
     }
     let name = ty.name().unwrap_or_default().to_string_lossy().into_owned();
-    Err(format!("type {name:?} is not in the vocabulary of emptcp/types.h"))
+    Err(format!(
+        "type {name:?} is not in the vocabulary of emptcp/types.h"
+    ))
 }
 
 /// The types of `types.h` that have names.
@@ -308,7 +362,12 @@ fn named_type(name: &str) -> Option<Type> {
 fn enum_values(e: &Enum<'_>) -> Vec<(String, i64)> {
     let members: Vec<(String, i64)> = e
         .iter()
-        .map(|m| (m.name.unwrap_or_default().to_string_lossy().into_owned(), m.value))
+        .map(|m| {
+            (
+                m.name.unwrap_or_default().to_string_lossy().into_owned(),
+                m.value,
+            )
+        })
         .collect();
     let common = members.iter().map(|(n, _)| n.as_str()).reduce(|a, b| {
         let same = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
@@ -318,5 +377,8 @@ fn enum_values(e: &Enum<'_>) -> Vec<(String, i64)> {
         Some(c) if members.len() > 1 => c.rfind('_').map_or(0, |i| i + 1),
         _ => 0,
     };
-    members.into_iter().map(|(n, v)| (n[cut..].to_lowercase(), v)).collect()
+    members
+        .into_iter()
+        .map(|(n, v)| (n[cut..].to_lowercase(), v))
+        .collect()
 }

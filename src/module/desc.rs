@@ -230,7 +230,11 @@ impl fmt::Display for Type {
     /// In the words of the documentation: `bytes`, `list of prefix (8)`, `set of fin, syn`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |values: &[(String, i64)]| {
-            values.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")
+            values
+                .iter()
+                .map(|(n, _)| n.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
         };
         match self {
             Type::Bytes => f.write_str("bytes"),
@@ -254,7 +258,9 @@ impl fmt::Display for Type {
             },
             Type::Table { key, value } => {
                 write!(f, "table of {key:?}")?;
-                value.as_ref().map_or(Ok(()), |value| write!(f, " to {value}"))
+                value
+                    .as_ref()
+                    .map_or(Ok(()), |value| write!(f, " to {value}"))
             }
         }
     }

@@ -91,7 +91,10 @@ impl Registry {
     ///
     /// The binary was built wrong.
     pub fn builtin() -> Result<Self> {
-        let mut registry = Self { entries: Vec::new(), modules: Vec::new() };
+        let mut registry = Self {
+            entries: Vec::new(),
+            modules: Vec::new(),
+        };
         for (file, family, bytes) in MODULES {
             let origin = format!("built-in {file}");
             registry.add(&origin, *family, bytes)?;
@@ -135,19 +138,37 @@ impl Registry {
         let object = btf::read(&btf).map_err(|problem| anyhow::anyhow!("{origin}: {problem}"))?;
         let stem = |origin: &str| {
             let origin = origin.strip_suffix(".o").unwrap_or(origin);
-            origin.trim_end_matches(".xdp").trim_end_matches(".tc").to_owned()
+            origin
+                .trim_end_matches(".xdp")
+                .trim_end_matches(".tc")
+                .to_owned()
         };
         let name = object.module.name.clone();
-        let slot = match self.entries.iter_mut().find(|e| e.object.module.name == name) {
+        let slot = match self
+            .entries
+            .iter_mut()
+            .find(|e| e.object.module.name == name)
+        {
             Some(entry) if stem(&entry.origin) != stem(origin) => {
-                bail!("{origin}: module {name} is already there, from {}", entry.origin)
+                bail!(
+                    "{origin}: module {name} is already there, from {}",
+                    entry.origin
+                )
             }
             Some(entry) if entry.object.module != object.module => {
-                bail!("{origin}: module {name} describes itself otherwise than {}", entry.origin)
+                bail!(
+                    "{origin}: module {name} describes itself otherwise than {}",
+                    entry.origin
+                )
             }
             Some(entry) => entry,
             None => {
-                self.entries.push(Entry { object, origin: origin.to_owned(), xdp: None, tc: None });
+                self.entries.push(Entry {
+                    object,
+                    origin: origin.to_owned(),
+                    xdp: None,
+                    tc: None,
+                });
                 let last = self.entries.len() - 1;
                 &mut self.entries[last]
             }
@@ -160,8 +181,13 @@ impl Registry {
     }
 
     fn finish(&mut self) {
-        self.entries.sort_by(|a, b| a.object.module.name.cmp(&b.object.module.name));
-        self.modules = self.entries.iter().map(|e| e.object.module.clone()).collect();
+        self.entries
+            .sort_by(|a, b| a.object.module.name.cmp(&b.object.module.name));
+        self.modules = self
+            .entries
+            .iter()
+            .map(|e| e.object.module.clone())
+            .collect();
     }
 
     /// The descriptions, by name; the engine refers to a module by its index here.
