@@ -67,6 +67,8 @@ static __always_inline __u32 ctx_mark(const struct emptcp_ctx *ctx)
 /** Sets the packet mark. */
 static __always_inline void ctx_set_mark(struct emptcp_ctx *ctx, __u32 mark)
 {
+	/* All four bytes: clang would store only those that change, which the kernel refuses. */
+	asm volatile("" : "+r"(mark));
 	ctx->mark = mark;
 }
 

@@ -100,7 +100,7 @@ fn print(status: &Status) {
 }
 
 /// A table without lines; `right`: columns of numbers.
-fn table(header: &[&str], right: &[usize]) -> Table {
+pub(super) fn table(header: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.to_vec());
     for column in right {

@@ -23,6 +23,21 @@ pub struct Counters {
     pub bytes: u64,
 }
 
+impl Counters {
+    /// The sum with those of one CPU.
+    fn plus(self, value: &[u8]) -> Result<Self> {
+        let mut counter = abi::Counter::default();
+        plain::copy_from_bytes(&mut counter, value)
+            .map_err(|_| anyhow::anyhow!("counters have another size"))?;
+        Ok(Self {
+            evaluated: self.evaluated + counter.evaluated,
+            matched: self.matched + counter.matched,
+            errors: self.errors + counter.errors,
+            bytes: self.bytes + counter.bytes,
+        })
+    }
+}
+
 /// Reads the counters of a step.
 pub(crate) fn read(map: &MapHandle, step: u32) -> Result<Counters> {
     let per_cpu = map
@@ -30,15 +45,24 @@ pub(crate) fn read(map: &MapHandle, step: u32) -> Result<Counters> {
         .with_context(|| format!("there are no counters of step {step}"))?;
     let mut sum = Counters::default();
     for value in per_cpu {
-        let mut counter = abi::Counter::default();
-        plain::copy_from_bytes(&mut counter, &value)
-            .map_err(|_| anyhow::anyhow!("counters of step {step} have another size"))?;
-        sum.evaluated += counter.evaluated;
-        sum.matched += counter.matched;
-        sum.errors += counter.errors;
-        sum.bytes += counter.bytes;
+        sum = sum.plus(&value)?;
     }
     Ok(sum)
+}
+
+/// Reads the counters of so many steps that lie in one value.
+pub(crate) fn read_row(map: &impl libbpf_rs::MapCore, steps: usize) -> Result<Vec<Counters>> {
+    let per_cpu = map
+        .lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY)?
+        .context("there are no counters")?;
+    let size = size_of::<abi::Counter>();
+    let mut sums = vec![Counters::default(); steps];
+    for value in per_cpu {
+        for (sum, value) in sums.iter_mut().zip(value.chunks(size)) {
+            *sum = sum.plus(value)?;
+        }
+    }
+    Ok(sums)
 }
 
 /// Adds to the counters of a step (on one CPU), for a step that moves to another map.

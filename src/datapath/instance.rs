@@ -185,6 +185,11 @@ impl Instance {
         counters::reasons(&self.shared.reasons, self.class.hook)
     }
 
+    /// Names of the maps that its modules keep.
+    pub fn state_names(&self) -> impl Iterator<Item = &str> {
+        self.state.iter().map(|(name, _)| name.as_str())
+    }
+
     /// Keys and values of a map that a module keeps.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! force (`publish`, `attach`) and tells what is in force (`inspect`).
 
 mod attach;
+mod compare;
 mod counters;
 mod inspect;
 mod instance;
@@ -11,6 +12,8 @@ mod publish;
 mod stored;
 mod verifier;
 
+pub use compare::Monolith;
+pub use compare::Timed;
 pub use counters::Counters;
 pub use inspect::AttachmentStatus;
 pub use inspect::ChainStatus;

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* mptcp; set_recv_win. */
+#define STEPS 2
+#include "monolith.h"
+
+SEC(EMPTCP_CTX_SECTION)
+int monolith_1_1(struct emptcp_ctx *ctx)
+{
+	struct monolith_counters *c;
+	struct emptcp_pkt pkt = {};
+
+	if (!monolith_begin(ctx, &pkt, &c))
+		return CTX_PASS;
+	REACHED(c, 0);
+	if (!monolith_mptcp(ctx, &pkt))
+		return CTX_PASS;
+	MATCHED(c, 0);
+	REACHED(c, 1);
+	BYTES(c, 1, ctx);
+	if (monolith_clamp(ctx, &pkt, 65536 >> 7) > 0)
+		MATCHED(c, 1);
+	return CTX_PASS;
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* mptcp; record, set_recv_win, accept. */
+#define STEPS 4
+#include "monolith.h"
+
+SEC(EMPTCP_CTX_SECTION)
+int monolith_1_3(struct emptcp_ctx *ctx)
+{
+	struct monolith_counters *c;
+	struct emptcp_pkt pkt = {};
+
+	if (!monolith_begin(ctx, &pkt, &c))
+		return CTX_PASS;
+	REACHED(c, 0);
+	if (!monolith_mptcp(ctx, &pkt))
+		return CTX_PASS;
+	MATCHED(c, 0);
+	REACHED(c, 1);
+	BYTES(c, 1, ctx);
+	if (monolith_record(ctx, &pkt, 1))
+		MATCHED(c, 1);
+	REACHED(c, 2);
+	if (monolith_clamp(ctx, &pkt, 65536 >> 7) > 0)
+		MATCHED(c, 2);
+	REACHED(c, 3);
+	MATCHED(c, 3);
+	return CTX_PASS;
+}
