@@ -62,12 +62,14 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 		return CTX_PASS;
 	current = *(volatile __u64 *)&g->current;
 
-	reason = emptcp_parse(ctx, e->framing, &pkt, 1);
+	reason = emptcp_parse(ctx, e->framing, &pkt);
 	if (reason == EMPTCP_REASON_TRUNCATED && !ctx_pull(ctx, PULL_BYTES))
-		reason = emptcp_parse(ctx, e->framing, &pkt, 1);
+		reason = emptcp_parse(ctx, e->framing, &pkt);
 	if (reason == EMPTCP_REASON_NOT_TCP)
 		return CTX_PASS;
 
+	if (!reason)
+		emptcp_leave_parsed(ctx, &pkt);
 	if (e->context) {
 #pragma unroll
 		for (int i = 0; i < EMPTCP_WORD_ZEROED; i++)

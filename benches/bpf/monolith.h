@@ -56,20 +56,14 @@ struct {
 __noinline int monolith_parse(struct emptcp_ctx *ctx)
 {
 	struct emptcp_pkt pkt = {};
-	void *data;
-	__u64 ip;
 	int reason;
 
-	reason = emptcp_parse(ctx, EMPTCP_FRAMING_ETHER, &pkt, 1);
+	reason = emptcp_parse(ctx, EMPTCP_FRAMING_ETHER, &pkt);
 	if (reason == EMPTCP_REASON_TRUNCATED && !ctx_pull(ctx, 512))
-		reason = emptcp_parse(ctx, EMPTCP_FRAMING_ETHER, &pkt, 1);
+		reason = emptcp_parse(ctx, EMPTCP_FRAMING_ETHER, &pkt);
 	if (reason)
 		return -reason;
-	data = ctx_data(ctx);
-	/* In 64 bits: clang would take halves of pointers. */
-	ip = (__u64)pkt.ip4;
-	asm volatile("%0 -= %1" : "+r"(ip) : "r"(data));
-	return (__u32)ip << 16 | pkt.tcp_off;
+	return pkt.ip_off << 16 | pkt.tcp_off;
 }
 
 /**

@@ -134,8 +134,11 @@ enum emptcp_word {
 	EMPTCP_WORD_INLINE,
 	/** Words that are zero when a run begins. */
 	EMPTCP_WORD_ZEROED,
-	/** Offset of the TCP header, where IPv6 extension headers stand before it. */
-	EMPTCP_WORD_TCP = EMPTCP_WORD_ZEROED,
+	/**
+	 * Where the entry program found the headers: offset of the TCP header,
+	 * from bit 16 on that of the IP header, from bit 24 on 4 or 6.
+	 */
+	EMPTCP_WORD_HEADERS = EMPTCP_WORD_ZEROED,
 	EMPTCP_WORD_MAX,
 };
 

@@ -103,20 +103,20 @@
 	SEC(EMPTCP_CTX_SECTION)
 
 /** Declares the selector name, whose test is name_match(); see the top of this file. */
-#define EMPTCP_SELECTOR(name, hooks_, since_, flags_, doc_)                \
-	EMPTCP_MODULE_("selector", name, hooks_, since_, flags_, doc_)     \
-	int name(struct emptcp_ctx *ctx)                                   \
-	{                                                                  \
-		const struct emptcp_step *step = EMPTCP_STEP_OF(name);     \
-		struct emptcp_pkt pkt = {.links = &step->links};           \
-		int ret = emptcp_parse(ctx, step->links.framing, &pkt, 0); \
-                                                                           \
-		if (ret)                                                   \
-			ret = -ret;                                        \
-		else                                                       \
-			ret = name##_match(ctx, &pkt, &step->params);      \
-		return emptcp_selector_end(ctx, &step->links, ret);        \
-	}                                                                  \
+#define EMPTCP_SELECTOR(name, hooks_, since_, flags_, doc_)                   \
+	EMPTCP_MODULE_("selector", name, hooks_, since_, flags_, doc_)        \
+	int name(struct emptcp_ctx *ctx)                                      \
+	{                                                                     \
+		const struct emptcp_step *step = EMPTCP_STEP_OF(name);        \
+		struct emptcp_pkt pkt = {.links = &step->links};              \
+		int ret = emptcp_take_parsed(ctx, step->links.framing, &pkt); \
+                                                                              \
+		if (ret)                                                      \
+			ret = -ret;                                           \
+		else                                                          \
+			ret = name##_match(ctx, &pkt, &step->params);         \
+		return emptcp_selector_end(ctx, &step->links, ret);           \
+	}                                                                     \
 	_Static_assert(1, "")
 
 /** Declares the actor name, whose work is name_act(); see the top of this file. */
@@ -131,7 +131,7 @@
                                                                                      \
 		if (step->links.flags & EMPTCP_STEP_CHAIN_BYTES)                     \
 			bytes = ctx_len(ctx, step->links.flags & EMPTCP_STEP_FRAGS); \
-		ret = emptcp_parse(ctx, step->links.framing, &pkt, 0);               \
+		ret = emptcp_take_parsed(ctx, step->links.framing, &pkt);            \
 		if (ret)                                                             \
 			ret = -ret;                                                  \
 		else                                                                 \

@@ -42,6 +42,8 @@ struct emptcp_pkt {
 		struct ipv6hdr *ip6;
 	};
 	struct tcphdr *tcp;
+	/** Offset of the IP header from the start of the packet, in bytes. */
+	__u32 ip_off;
 	/** Offset of the TCP header from the start of the packet, in bytes. */
 	__u32 tcp_off;
 	/** Bytes of the TCP header with its options, 20 to 60, all in the linear part. */
@@ -113,6 +115,7 @@ static __always_inline int emptcp_parse_ip4(struct emptcp_ctx *ctx, struct emptc
 	if (total < len + sizeof(struct tcphdr))
 		return EMPTCP_REASON_BAD_IP;
 	pkt->ip4 = ip;
+	pkt->ip_off = off;
 	pkt->version = 4;
 	return emptcp_parse_tcp(ctx, pkt, off + len, total - len);
 }
@@ -162,7 +165,7 @@ static __always_inline int emptcp_walk_ext(struct emptcp_ctx *ctx, __u8 next, __
 }
 
 static __always_inline int emptcp_parse_ip6(struct emptcp_ctx *ctx, struct emptcp_pkt *pkt,
-					    __u32 off, int entry)
+					    __u32 off)
 {
 	struct ipv6hdr *ip = ctx_data(ctx) + off;
 	__u32 left, start = off + sizeof(*ip);
@@ -177,18 +180,13 @@ static __always_inline int emptcp_parse_ip6(struct emptcp_ctx *ctx, struct emptc
 	if (!left)
 		left = 0x10000;
 	pkt->ip6 = ip;
+	pkt->ip_off = off;
 	pkt->version = 6;
 	if (ip->nexthdr == IPPROTO_TCP)
 		return emptcp_parse_tcp(ctx, pkt, start, left);
-
-	if (entry) {
-		tcp_off = emptcp_walk_ext(ctx, ip->nexthdr, start, left);
-		if (tcp_off < 0)
-			return -tcp_off;
-		ctx_set_word(ctx, EMPTCP_WORD_TCP, tcp_off);
-	} else {
-		tcp_off = ctx_word(ctx, EMPTCP_WORD_TCP) & EMPTCP_OFF_MASK;
-	}
+	tcp_off = emptcp_walk_ext(ctx, ip->nexthdr, start, left);
+	if (tcp_off < 0)
+		return -tcp_off;
 	return emptcp_parse_tcp(ctx, pkt, tcp_off, left - (tcp_off - start));
 }
 
@@ -196,12 +194,9 @@ static __always_inline int emptcp_parse_ip6(struct emptcp_ctx *ctx, struct emptc
  * Parses from the link layer (enum emptcp_framing) to TCP. Returns a value of
  * enum emptcp_reason; the packet is described in pkt only where that is
  * EMPTCP_REASON_NONE.
- *
- * entry: in the entry program, which walks IPv6 extension headers and leaves the
- * place of the TCP header behind them to the steps (EMPTCP_WORD_TCP).
  */
 static __always_inline int emptcp_parse(struct emptcp_ctx *ctx, __u32 framing,
-					struct emptcp_pkt *pkt, int entry)
+					struct emptcp_pkt *pkt)
 {
 	void *data = ctx_data(ctx);
 	void *end = ctx_data_end(ctx);
@@ -237,8 +232,62 @@ static __always_inline int emptcp_parse(struct emptcp_ctx *ctx, __u32 framing,
 	if (proto == bpf_htons(ETH_P_IP))
 		return emptcp_parse_ip4(ctx, pkt, off);
 	if (proto == bpf_htons(ETH_P_IPV6))
-		return emptcp_parse_ip6(ctx, pkt, off, entry);
+		return emptcp_parse_ip6(ctx, pkt, off);
 	return EMPTCP_REASON_NOT_TCP;
+}
+
+/** Leaves to the steps of this run where the headers are. */
+static __always_inline void emptcp_leave_parsed(struct emptcp_ctx *ctx,
+						const struct emptcp_pkt *pkt)
+{
+	ctx_set_word(ctx, EMPTCP_WORD_HEADERS,
+		     pkt->tcp_off | pkt->ip_off << 16 | (__u32)pkt->version << 24);
+}
+
+/** Sets the places of the headers. */
+static __always_inline void emptcp_place(struct emptcp_pkt *pkt, void *data, __u32 ip_off,
+					 __u32 tcp_off, __u8 version)
+{
+	pkt->ip_off = ip_off;
+	pkt->tcp_off = tcp_off;
+	pkt->version = version;
+	pkt->ip6 = data + ip_off;
+	pkt->tcp = data + tcp_off;
+	/* Pointers from here on: clang would add up again where the ways have joined. */
+	asm volatile("" : "+r"(pkt->ip6), "+r"(pkt->tcp));
+}
+
+/**
+ * Takes up what the entry program found: steps do not parse again, which would
+ * cost each of them more than all else that the engine does. Returns a value of
+ * enum emptcp_reason.
+ */
+static __always_inline int emptcp_take_parsed(struct emptcp_ctx *ctx, __u32 framing,
+					      struct emptcp_pkt *pkt)
+{
+	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
+	__u32 word;
+
+#ifdef EMPTCP_XDP
+	struct ethhdr *eth = data;
+	struct iphdr *ip = (void *)(eth + 1);
+
+	/* Most packets: seen sooner than the word is found. */
+	if (framing == EMPTCP_FRAMING_ETHER && (void *)(ip + 1) + sizeof(struct tcphdr) <= end &&
+	    eth->h_proto == bpf_htons(ETH_P_IP) && *(__u8 *)ip == 0x45) {
+		emptcp_place(pkt, data, sizeof(*eth), sizeof(*eth) + sizeof(*ip), 4);
+		pkt->tcp_len = pkt->tcp->doff * 4;
+		return EMPTCP_REASON_NONE;
+	}
+#endif
+	word = ctx_word(ctx, EMPTCP_WORD_HEADERS);
+	emptcp_place(pkt, data, word >> 16 & 63, word & EMPTCP_OFF_MASK, word >> 24);
+	/* The fixed header of IPv6 is as long as those of IPv4 and TCP together. */
+	if ((void *)(pkt->tcp + 1) > end || (void *)(pkt->ip6 + 1) > end)
+		return EMPTCP_REASON_TRUNCATED;
+	/* Read anew: a step may have changed the options. The entry saw that it is right. */
+	pkt->tcp_len = pkt->tcp->doff * 4;
+	return EMPTCP_REASON_NONE;
 }
 
 /** Source of the packet, IPv4 mapped. */

@@ -29,10 +29,18 @@ static __always_inline __u32 tcpopt_find(struct emptcp_ctx *ctx, const struct em
 	__u32 tcp_off, tcp_len, off = sizeof(struct tcphdr);
 	const void *tcp, *end;
 
-	/* What most packets of most systems begin with: NOP NOP timestamps. */
-	if (pkt->tcp_len >= 32 && (const void *)(ts + 3) <= ctx_data_end(ctx) &&
-	    *ts == bpf_htonl(0x0101080a))
-		off += 12;
+	/*
+	 * What most packets of most systems begin with: NOP NOP timestamps. In
+	 * numbers, without a branch: the sign of differs says no.
+	 */
+	if ((const void *)(ts + 3) <= ctx_data_end(ctx)) {
+		__u32 differs = *ts ^ bpf_htonl(0x0101080a);
+
+		differs |= -differs;
+		differs |= pkt->tcp_len - 32;
+		asm volatile("" : "+r"(differs));
+		off += 12 - 12 * (differs >> 31);
+	}
 	/* Fresh numbers and pointers: what is known of the old ones differs from path to path. */
 	off = emptcp_forget(off) & 63;
 	tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
