@@ -69,7 +69,7 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 		return CTX_PASS;
 
 	if (!reason)
-		emptcp_leave_parsed(ctx, &pkt);
+		emptcp_leave_parsed(ctx, e->framing, &pkt);
 	if (e->context) {
 #pragma unroll
 		for (int i = 0; i < EMPTCP_WORD_ZEROED; i++)

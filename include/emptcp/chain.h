@@ -58,12 +58,12 @@ static __always_inline void emptcp_count(const struct emptcp_links *links, int m
 	if (links->flags & EMPTCP_STEP_NO_COUNTERS)
 		return;
 	c = bpf_map_lookup_elem(&counters, &key);
-	if (!c)
+	if (emptcp_unlikely(!c))
 		return;
 	c->evaluated++;
 	if (matched)
 		c->matched++;
-	if (failed)
+	if (emptcp_unlikely(failed))
 		c->errors++;
 	if (links->flags & EMPTCP_STEP_CHAIN_BYTES)
 		c->bytes += bytes;
@@ -82,7 +82,7 @@ static __always_inline int emptcp_fail(struct emptcp_ctx *ctx, const struct empt
 static __always_inline int emptcp_selector_end(struct emptcp_ctx *ctx,
 					       const struct emptcp_links *links, int result)
 {
-	if (result < 0)
+	if (emptcp_unlikely(result < 0))
 		return emptcp_fail(ctx, links, -result, 0);
 	emptcp_count(links, result, 0, 0);
 	if (result)
@@ -94,7 +94,7 @@ static __always_inline int emptcp_selector_end(struct emptcp_ctx *ctx,
 static __always_inline int
 emptcp_actor_end(struct emptcp_ctx *ctx, const struct emptcp_links *links, int verdict, __u64 bytes)
 {
-	if (verdict < 0)
+	if (emptcp_unlikely(verdict < 0))
 		return emptcp_fail(ctx, links, -verdict, bytes);
 	emptcp_count(links, verdict != EMPTCP_SKIP, 0, bytes);
 	if (verdict == EMPTCP_ACCEPT)

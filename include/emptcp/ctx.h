@@ -25,6 +25,9 @@
 #error "compile with either -DEMPTCP_XDP or -DEMPTCP_TC"
 #endif
 
+/** Code behind it goes out of the way of what is usual. */
+#define emptcp_unlikely(x) __builtin_expect(!!(x), 0)
+
 #include <emptcp/abi.h>
 
 #ifdef EMPTCP_XDP

@@ -111,7 +111,7 @@
 		struct emptcp_pkt pkt = {.links = &step->links};              \
 		int ret = emptcp_take_parsed(ctx, step->links.framing, &pkt); \
                                                                               \
-		if (ret)                                                      \
+		if (emptcp_unlikely(ret))                                     \
 			ret = -ret;                                           \
 		else                                                          \
 			ret = name##_match(ctx, &pkt, &step->params);         \
@@ -132,7 +132,7 @@
 		if (step->links.flags & EMPTCP_STEP_CHAIN_BYTES)                     \
 			bytes = ctx_len(ctx, step->links.flags & EMPTCP_STEP_FRAGS); \
 		ret = emptcp_take_parsed(ctx, step->links.framing, &pkt);            \
-		if (ret)                                                             \
+		if (emptcp_unlikely(ret))                                            \
 			ret = -ret;                                                  \
 		else                                                                 \
 			ret = name##_act(ctx, &pkt, &step->params);                  \

@@ -208,7 +208,8 @@ static __always_inline int emptcp_parse(struct emptcp_ctx *ctx, __u32 framing,
 
 		if ((void *)(eth + 1) > end)
 			return EMPTCP_REASON_TRUNCATED;
-		proto = eth->h_proto;
+		/* The structure is packed: clang would load bytes. */
+		proto = *(__be16 *)(data + offsetof(struct ethhdr, h_proto));
 		off = sizeof(*eth);
 		for (int i = 0; i < EMPTCP_VLAN_DEPTH; i++) {
 			struct emptcp_vlan *vlan = data + off;
@@ -236,10 +237,35 @@ static __always_inline int emptcp_parse(struct emptcp_ctx *ctx, __u32 framing,
 	return EMPTCP_REASON_NOT_TCP;
 }
 
-/** Leaves to the steps of this run where the headers are. */
-static __always_inline void emptcp_leave_parsed(struct emptcp_ctx *ctx,
+/** Offset of the TCP header of the packets that emptcp_is_common() means. */
+#define EMPTCP_COMMON_TCP (sizeof(struct ethhdr) + sizeof(struct iphdr))
+
+/**
+ * At XDP, whether the packet is what most are: IPv4 without options behind
+ * Ethernet without tags. For these a step needs no word of the chain context,
+ * whose look-up takes longer than this test. At tc a word is one load.
+ */
+static __always_inline int emptcp_is_common(__u32 framing, const void *data, const void *end)
+{
+#ifdef EMPTCP_XDP
+	return framing == EMPTCP_FRAMING_ETHER &&
+	       data + EMPTCP_COMMON_TCP + sizeof(struct tcphdr) <= end &&
+	       *(const __be16 *)(data + offsetof(struct ethhdr, h_proto)) == bpf_htons(ETH_P_IP) &&
+	       *(const __u8 *)(data + sizeof(struct ethhdr)) == 0x45;
+#else
+	return 0;
+#endif
+}
+
+/**
+ * Leaves to the steps of this run where the headers are. framing: of the
+ * device, for those who ask emptcp_is_common().
+ */
+static __always_inline void emptcp_leave_parsed(struct emptcp_ctx *ctx, __u32 framing,
 						const struct emptcp_pkt *pkt)
 {
+	if (emptcp_is_common(framing, ctx_data(ctx), ctx_data_end(ctx)))
+		return;
 	ctx_set_word(ctx, EMPTCP_WORD_HEADERS,
 		     pkt->tcp_off | pkt->ip_off << 16 | (__u32)pkt->version << 24);
 }
@@ -268,22 +294,15 @@ static __always_inline int emptcp_take_parsed(struct emptcp_ctx *ctx, __u32 fram
 	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
 	__u32 word;
 
-#ifdef EMPTCP_XDP
-	struct ethhdr *eth = data;
-	struct iphdr *ip = (void *)(eth + 1);
-
-	/* Most packets: seen sooner than the word is found. */
-	if (framing == EMPTCP_FRAMING_ETHER && (void *)(ip + 1) + sizeof(struct tcphdr) <= end &&
-	    eth->h_proto == bpf_htons(ETH_P_IP) && *(__u8 *)ip == 0x45) {
-		emptcp_place(pkt, data, sizeof(*eth), sizeof(*eth) + sizeof(*ip), 4);
+	if (emptcp_is_common(framing, data, end)) {
+		emptcp_place(pkt, data, sizeof(struct ethhdr), EMPTCP_COMMON_TCP, 4);
 		pkt->tcp_len = pkt->tcp->doff * 4;
 		return EMPTCP_REASON_NONE;
 	}
-#endif
 	word = ctx_word(ctx, EMPTCP_WORD_HEADERS);
 	emptcp_place(pkt, data, word >> 16 & 63, word & EMPTCP_OFF_MASK, word >> 24);
 	/* The fixed header of IPv6 is as long as those of IPv4 and TCP together. */
-	if ((void *)(pkt->tcp + 1) > end || (void *)(pkt->ip6 + 1) > end)
+	if (emptcp_unlikely((void *)(pkt->tcp + 1) > end || (void *)(pkt->ip6 + 1) > end))
 		return EMPTCP_REASON_TRUNCATED;
 	/* Read anew: a step may have changed the options. The entry saw that it is right. */
 	pkt->tcp_len = pkt->tcp->doff * 4;

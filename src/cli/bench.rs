@@ -72,6 +72,8 @@ struct ChainCost {
     ratio: f64,
     /// The same, without the floor.
     ratio_net: f64,
+    /// Fastest rounds of chain, monolith and floor: what other load on the machine disturbs least.
+    fastest: [u32; 3],
     #[serde(skip_serializing_if = "Option::is_none")]
     uncounted: Option<Uncounted>,
 }
@@ -79,6 +81,7 @@ struct ChainCost {
 /// The same where nothing is counted.
 #[derive(Debug, Serialize)]
 struct Uncounted {
+    fastest: [u32; 3],
     ns: f64,
     monolithic_ns: f64,
     ratio: f64,
@@ -146,6 +149,10 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    fn fastest(&self, subjects: [usize; 3]) -> [u32; 3] {
+        subjects.map(|s| self.subjects[s].times.iter().copied().min().unwrap_or(0))
     }
 
     fn median(&self, subject: usize) -> f64 {
@@ -239,6 +246,7 @@ pub(super) fn run(context: &super::Context, args: &Args) -> Result<Done> {
                 let (ns, monolithic_ns) = (bench.median(chain), bench.median(monolith));
                 let (ratio, ratio_net) = ratios(ns, monolithic_ns);
                 Uncounted {
+                    fastest: bench.fastest([chain, monolith, floors[&c.hook]]),
                     ns,
                     monolithic_ns,
                     ratio,
@@ -254,6 +262,7 @@ pub(super) fn run(context: &super::Context, args: &Args) -> Result<Done> {
                 floor_ns: floor,
                 ratio,
                 ratio_net,
+                fastest: bench.fastest([c.chain, c.monolith, floors[&c.hook]]),
                 uncounted,
             }
         })
@@ -587,12 +596,17 @@ impl Random {
     }
 }
 
+fn three(numbers: [u32; 3]) -> String {
+    numbers.map(|n| n.to_string()).join(" ")
+}
+
 fn print(counters: bool, chains: &[ChainCost], modules: &[ModuleCost]) {
     let mut all = table(
         &[
-            "HOOK", "SHAPE", "COUNTERS", "CHAIN", "MONOLITH", "FLOOR", "RATIO", "NET", "STEPS",
+            "HOOK", "SHAPE", "COUNTERS", "CHAIN", "MONOLITH", "FLOOR", "RATIO", "NET", "FASTEST",
+            "STEPS",
         ],
-        &[3, 4, 5, 6, 7],
+        &[3, 4, 5, 6, 7, 8],
     );
     for c in chains {
         all.add_row([
@@ -604,6 +618,7 @@ fn print(counters: bool, chains: &[ChainCost], modules: &[ModuleCost]) {
             format!("{:.0}", c.floor_ns),
             format!("{:.2}", c.ratio),
             format!("{:.2}", c.ratio_net),
+            three(c.fastest),
             c.steps.join(" "),
         ]);
         if let Some(u) = &c.uncounted {
@@ -616,6 +631,7 @@ fn print(counters: bool, chains: &[ChainCost], modules: &[ModuleCost]) {
                 format!("{:.0}", c.floor_ns),
                 format!("{:.2}", u.ratio),
                 format!("{:.2}", u.ratio_net),
+                three(u.fastest),
                 String::new(),
             ]);
         }
