@@ -121,6 +121,23 @@ static __always_inline int emptcp_parse_ip4(struct emptcp_ctx *ctx, struct emptc
 }
 
 /**
+ * Whether this is an IPv6 extension header that is followed. By a set of bits:
+ * of comparisons the verifier would follow each by itself.
+ */
+static __always_inline int emptcp_is_ext(__u32 next)
+{
+	const __u64 set = 1ULL << IPPROTO_HOPOPTS | 1ULL << IPPROTO_ROUTING |
+			  1ULL << IPPROTO_FRAGMENT | 1ULL << IPPROTO_AH | 1ULL << IPPROTO_DSTOPTS;
+	__u64 bits = set;
+
+	if (next == IPPROTO_MH)
+		return 1;
+	/* Hidden from clang, which would make comparisons of it. */
+	asm volatile("" : "+r"(bits));
+	return next < 64 && (bits >> next & 1);
+}
+
+/**
  * Walks the IPv6 extension headers from next at off to TCP. Returns the offset
  * of the TCP header, or minus a value of enum emptcp_reason; left: bytes behind
  * the fixed header.
@@ -138,8 +155,7 @@ static __always_inline int emptcp_walk_ext(struct emptcp_ctx *ctx, __u8 next, __
 		used = emptcp_forget(used) & EMPTCP_OFF_MASK;
 		next = emptcp_forget(next);
 		ext = ctx_data(ctx) + off;
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
-		    next != IPPROTO_FRAGMENT && next != IPPROTO_AH && next != IPPROTO_MH)
+		if (!emptcp_is_ext(next))
 			return -EMPTCP_REASON_NOT_TCP;
 		if ((void *)(ext + 1) > ctx_data_end(ctx))
 			return -EMPTCP_REASON_TRUNCATED;

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -235,7 +237,12 @@ pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Option<u32> {
 
 /// Whether this kernel has TCX (Linux 6.6).
 pub(super) fn has_tcx(ifindex: u32) -> bool {
-    sys::tcx_programs(ifindex, false).is_ok()
+    // Asking takes the kernel's lock on all interfaces: once is enough.
+    static KNOWN: AtomicBool = AtomicBool::new(false);
+    if !KNOWN.load(Ordering::Relaxed) {
+        KNOWN.store(sys::tcx_programs(ifindex, false).is_ok(), Ordering::Relaxed);
+    }
+    KNOWN.load(Ordering::Relaxed)
 }
 
 /// Attaches a program, or exchanges the one that is there.
