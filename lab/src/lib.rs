@@ -10,6 +10,7 @@ pub mod netns;
 mod relay;
 mod sys;
 mod tap;
+pub mod traffic;
 pub mod units;
 
 pub use config::Config;
