@@ -26,6 +26,8 @@ const PRIORITY: i32 = 20;
 const BATCH: usize = 32;
 /// The relay wakes at least this often, so that it notices when it could not run.
 const HEARTBEAT: Nanos = 2_000_000;
+/// Waking up is expected to take at most this long.
+const LONGEST_WAKE: Nanos = 150_000;
 /// Frame buffers kept for reuse.
 const SPARE_FRAMES: usize = 1024;
 
@@ -181,6 +183,16 @@ struct Way {
     flights: VecDeque<Flight>,
 }
 
+/// What ended a wait.
+enum Woken {
+    /// The relay is to end.
+    Stopped,
+    /// The alarm.
+    ByTime,
+    /// Frames to read.
+    ByFrames,
+}
+
 /// The state of the relay's thread. Way `n` takes what device `n` sends.
 struct Worker {
     taps: Vec<Tap>,
@@ -262,10 +274,12 @@ impl Worker {
         let mut buffer = vec![0; (MAX_MTU + ETHERNET_HEADER + 64) as usize];
         let mut readable = vec![true; self.taps.len()];
         let mut deadline = self.now();
+        // How long it takes to wake up. Deadlines are set this much earlier, and what is left
+        // until a frame is due is waited out awake.
+        let mut wake: Nanos = 0;
         loop {
-            let now = self.now();
             // Frames read now may have waited since the relay should have woken.
-            let read_late = now.saturating_sub(deadline);
+            let read_late = self.now().saturating_sub(deadline);
             let mut counters = counters.lock().unwrap_or_else(PoisonError::into_inner);
             let mut more = false;
             for (tap, readable) in readable.iter().enumerate() {
@@ -278,22 +292,27 @@ impl Worker {
 
             let now = self.now();
             deadline = next.unwrap_or(Nanos::MAX).min(now + HEARTBEAT);
-            let wait = if more {
-                0
+            let alarm = if more {
+                now
             } else {
-                deadline.saturating_sub(now)
+                deadline.saturating_sub(wake).max(now)
             };
+            match self.wait(Duration::from_nanos(alarm - now), stop, &mut readable)? {
+                Woken::Stopped => return Ok(()),
+                Woken::ByTime if alarm > now => {
+                    let took = self.now().saturating_sub(alarm).min(LONGEST_WAKE);
+                    wake = (7 * wake + took) / 8;
+                }
+                Woken::ByTime | Woken::ByFrames => {}
+            }
             if more {
                 deadline = now;
-            }
-            if self.wait(Duration::from_nanos(wait), stop, &mut readable)? {
-                return Ok(());
             }
         }
     }
 
-    /// Waits for frames; returns true when the relay is to end.
-    fn wait(&self, time: Duration, stop: &EventFd, readable: &mut [bool]) -> Result<bool> {
+    /// Waits for frames.
+    fn wait(&self, time: Duration, stop: &EventFd, readable: &mut [bool]) -> Result<Woken> {
         let mut files: Vec<PollFd<'_>> = Vec::with_capacity(self.taps.len() + 1);
         files.push(PollFd::new(stop.as_fd(), PollFlags::POLLIN));
         files.extend(
@@ -306,11 +325,17 @@ impl Worker {
             Err(error) => return Err(error).context("the relay cannot wait"),
         }
         let mut ready = files.iter().map(|file| file.any().unwrap_or(false));
-        let end = ready.next().unwrap_or(false);
+        if ready.next().unwrap_or(false) {
+            return Ok(Woken::Stopped);
+        }
+        let mut woken = Woken::ByTime;
         for (readable, ready) in readable.iter_mut().zip(ready) {
             *readable = ready;
+            if ready {
+                woken = Woken::ByFrames;
+            }
         }
-        Ok(end)
+        Ok(woken)
     }
 
     /// Reads what a host sent; returns whether there may be more.
