@@ -114,8 +114,7 @@ impl Bulk {
     /// Transfers from the calling thread's namespace.
     pub fn transfer(&self) -> Result<BulkResult> {
         let server = SocketAddr::new(self.server, self.port);
-        let begin = Instant::now();
-        let mut stream = self.socket.connect(server, self.patience.0)?;
+        let (mut stream, begin) = self.socket.connect(server, self.patience.0)?;
         let connect_seconds = begin.elapsed().as_secs_f64();
         let way = if self.upload { Way::Out } else { Way::In };
         let json = self.json;

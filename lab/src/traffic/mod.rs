@@ -84,8 +84,9 @@ impl SocketOptions {
         Ok(socket)
     }
 
-    /// Connects to a server; waits up to `patience` for it to listen.
-    pub fn connect(&self, server: SocketAddr, patience: Duration) -> Result<TcpStream> {
+    /// Connects to a server; waits up to `patience` for it to listen. Returns also when the
+    /// attempt that succeeded began.
+    pub fn connect(&self, server: SocketAddr, patience: Duration) -> Result<(TcpStream, Instant)> {
         let end = Instant::now() + patience;
         loop {
             let socket = self.socket(Domain::for_address(server))?;
@@ -98,11 +99,12 @@ impl SocketOptions {
                     .bind(&SockAddr::from(SocketAddr::new(address, 0)))
                     .with_context(|| format!("cannot bind to {address}"))?;
             }
+            let begin = Instant::now();
             match socket.connect_timeout(&SockAddr::from(server), Duration::from_secs(10)) {
                 Ok(()) => {
                     let stream = TcpStream::from(socket);
                     prepare(&stream)?;
-                    return Ok(stream);
+                    return Ok((stream, begin));
                 }
                 Err(error)
                     if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < end =>

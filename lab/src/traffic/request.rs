@@ -184,17 +184,16 @@ impl Request {
             if number > 0 {
                 std::thread::sleep(self.pause.0);
             }
-            let begin = Instant::now();
-            let (mut stream, connect_seconds) = match kept.take() {
-                Some(stream) => (stream, None),
+            let (mut stream, begin, connect_seconds) = match kept.take() {
+                Some(stream) => (stream, Instant::now(), None),
                 None => {
                     let patience = if number == 0 {
                         self.patience.0
                     } else {
                         Duration::ZERO
                     };
-                    let stream = self.socket.connect(server, patience)?;
-                    (stream, Some(begin.elapsed().as_secs_f64()))
+                    let (stream, begin) = self.socket.connect(server, patience)?;
+                    (stream, begin, Some(begin.elapsed().as_secs_f64()))
                 }
             };
             let (request, response) = (self.request.0, response.0);
