@@ -14,6 +14,7 @@ use super::print_json;
 use super::running_kernel;
 use crate::datapath::Interface;
 use crate::datapath::Interfaces;
+use crate::graph::MOST_STEPS_PER_RUN;
 use crate::module::KernelVersion;
 use crate::params::AnyInterface;
 use crate::params::InterfaceResolver;
@@ -62,7 +63,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
         print_json(&json!({ "valid": true, "attachments": paths }))?;
     } else {
         for (interface, hook, steps) in paths {
-            println!("{interface} {hook}: longest path {steps} steps");
+            println!("{interface} {hook}: longest path {steps} of {MOST_STEPS_PER_RUN} steps");
         }
     }
     Ok(Done::Yes)

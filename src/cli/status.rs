@@ -43,7 +43,7 @@ fn print(status: &Status) {
             a.chains.join(", "),
         ]);
     }
-    println!("\n{places}");
+    print_table(&places);
 
     let mut steps = table(
         &[
@@ -87,11 +87,13 @@ fn print(status: &Status) {
             ]);
         }
     }
-    println!("\n{steps}");
-
+    print_table(&steps);
+    if !status.reasons.is_empty() {
+        println!();
+    }
     for (hook, reasons) in &status.reasons {
         for (reason, packets) in reasons {
-            println!("{hook}: {packets} packets passed untreated: {reason}");
+            println!("{hook}: {packets} packets could not be treated: {reason}");
         }
     }
     for line in &status.drift {
@@ -108,5 +110,16 @@ fn table(header: &[&str], right: &[usize]) -> Table {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table
+}
+
+/// Without the blanks that fill the last column.
+fn print_table(table: &Table) {
+    println!();
+    for line in table.lines() {
+        println!("{}", line.trim_end());
+    }
 }
