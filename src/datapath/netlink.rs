@@ -22,7 +22,6 @@ use netlink_sys::Socket;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use crate::abi::Framing;
 use crate::params::InterfaceResolver;
 
 /// A network interface.
@@ -45,14 +44,6 @@ pub struct Interface {
 }
 
 impl Interface {
-    pub(crate) fn framing(&self) -> Framing {
-        if self.raw_ip {
-            Framing::Ip
-        } else {
-            Framing::Ether
-        }
-    }
-
     /// Name and alternative names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.name.as_str()).chain(self.altnames.iter().map(String::as_str))
