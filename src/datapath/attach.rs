@@ -22,10 +22,10 @@ use libbpf_rs::query::LinkInfo;
 use libbpf_rs::query::LinkTypeInfo;
 
 use super::netlink;
-use super::netlink::Interface;
-use super::netlink::Interfaces;
+use super::netlink::interfaces;
 use super::stored::StoredAttachment;
 use super::stored::Via;
+use crate::interface::Interface;
 use crate::module::Hook;
 use crate::pin;
 use crate::pin::Home;
@@ -142,7 +142,7 @@ impl At {
                 priority,
                 made_qdisc,
             } => {
-                if Interfaces::read()?.by_index(*ifindex).is_none() {
+                if interfaces()?.by_index(*ifindex).is_none() {
                     return Ok(());
                 }
                 match filter_of_any(*ifindex, *hook, *priority).detach() {
@@ -375,7 +375,7 @@ fn attach_xdp(wanted: &Wanted<'_>, program: impl AsFd) -> Result<OwnedFd> {
 
 /// The program that is at XDP of an interface, asked anew: ours may just have been removed.
 fn occupant(interface: &Interface) -> Option<u32> {
-    let now = Interfaces::read().ok()?;
+    let now = interfaces().ok()?;
     now.by_index(interface.index)?.xdp_program
 }
 

@@ -37,7 +37,7 @@ use super::loader::Shared;
 use super::loader::Side;
 use super::loader::Start;
 use super::loader::StateMap;
-use super::netlink::Interfaces;
+use super::netlink::interfaces;
 use super::stored;
 use super::stored::Stored;
 use super::stored::StoredAttachment;
@@ -46,6 +46,7 @@ use super::stored::StoredStep;
 use crate::abi;
 use crate::abi::Framing;
 use crate::graph::BoundChain;
+use crate::interface::Interfaces;
 use crate::module::Hook;
 use crate::module::KernelVersion;
 use crate::module::Registry;
@@ -748,7 +749,7 @@ fn sweep(home: &Home, stored: Option<&Stored>) -> Result<()> {
             pin::remove(&links.join(name))?;
         }
     }
-    for interface in Interfaces::read()?.0 {
+    for interface in interfaces()?.0 {
         let known =
             stored.is_some_and(|s| s.attachments.iter().any(|a| a.ifindex == interface.index));
         if !known {
