@@ -21,7 +21,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use libbpf_rs::AsRawLibbpf as _;
-use libbpf_rs::MapCore as _;
 use libbpf_rs::MapType;
 use libbpf_rs::OpenObject;
 

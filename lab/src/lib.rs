@@ -1,6 +1,7 @@
 //! Emulated links between network namespaces, and real MPTCP traffic over them.
 //!
-//! The `emptcp-lab` command is a thin layer over this library; tests use [`Lab`] directly.
+//! The folder's README.md describes the lab file and the commands. The `emptcp-lab` command is a
+//! thin layer over this library; tests use [`Lab`] directly.
 
 pub mod config;
 mod lab;

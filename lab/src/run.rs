@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use emptcp_lab::{Config, Lab, Report, eventually};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgrp, tcsetpgrp};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTOU};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// The run was disturbed: repeat it (EX_TEMPFAIL of sysexits.h).
@@ -164,11 +164,12 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if self.lent {
-            // Without a handler, taking the terminal back would stop this process.
-            if let Ok(handler) = Signals::new([SIGTTOU]) {
-                let _ = tcsetpgrp(std::io::stdin(), getpgrp());
-                handler.handle().close();
-            }
+            // Unless it is blocked, taking the terminal back would stop this process.
+            let mut stop = SigSet::empty();
+            stop.add(Signal::SIGTTOU);
+            let _ = stop.thread_block();
+            let _ = tcsetpgrp(std::io::stdin(), getpgrp());
+            let _ = stop.thread_unblock();
         }
     }
 }

@@ -183,8 +183,24 @@ unsafe fn getsockopt<T>(
     Ok(())
 }
 
-fn zeroed<T: Copy>() -> T {
-    // SAFETY: only used with the structures above, which consist of integers.
+/// Structures for which all zeroes is a value.
+///
+/// # Safety
+///
+/// They must consist of integers only.
+unsafe trait Integers: Sized {}
+
+// SAFETY: all fields are integers.
+unsafe impl Integers for MptcpInfo {}
+// SAFETY: all fields are integers.
+unsafe impl Integers for TcpInfo {}
+// SAFETY: all fields are integers, or arrays of them.
+unsafe impl Integers for SubflowInfo {}
+// SAFETY: an array of integers is integers.
+unsafe impl<T: Integers, const N: usize> Integers for [T; N] {}
+
+fn zeroed<T: Integers>() -> T {
+    // SAFETY: integers may be zero.
     unsafe { MaybeUninit::zeroed().assume_init() }
 }
 

@@ -15,7 +15,7 @@ use emptcp_lab::traffic::protocol::Header;
 use emptcp_lab::traffic::request::{Request, RequestResult};
 use emptcp_lab::traffic::{DEFAULT_PORT, SocketOptions};
 use emptcp_lab::units::{Bytes, Time};
-use emptcp_lab::{Config, Lab, undisturbed};
+use emptcp_lab::{Config, Lab, eventually, undisturbed};
 use serial_test::serial;
 
 fn address(text: &str) -> IpAddr {
@@ -47,11 +47,14 @@ fn with_server<T: Send>(
     ]);
     let mut server = lab.spawn("server", &mut serve)?;
     let result = lab.within("client", client)?;
-    if result.is_err() {
-        server.kill()?;
-    }
+    // It ends with its last connection; without one it would wait for ever.
+    let ended = eventually(Duration::from_secs(5), || {
+        matches!(server.try_wait(), Ok(Some(_)) | Err(_))
+    });
+    server.kill()?;
     let status = server.wait()?;
     let result = result?;
+    ensure!(ended, "the server did not see {connections} connections");
     ensure!(status.success(), "the server failed");
     Ok(result)
 }

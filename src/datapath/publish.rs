@@ -13,7 +13,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 
 use anyhow::Context as _;
@@ -38,7 +37,7 @@ use super::loader::Shared;
 use super::loader::Side;
 use super::loader::Start;
 use super::loader::StateMap;
-use super::netlink::Interfaces;
+use super::netlink::interfaces;
 use super::stored;
 use super::stored::Stored;
 use super::stored::StoredAttachment;
@@ -47,6 +46,7 @@ use super::stored::StoredStep;
 use crate::abi;
 use crate::abi::Framing;
 use crate::graph::BoundChain;
+use crate::interface::Interfaces;
 use crate::module::Hook;
 use crate::module::KernelVersion;
 use crate::module::Registry;
@@ -85,7 +85,10 @@ pub struct Apply<'a> {
     pub interfaces: &'a Interfaces,
 }
 
-/// A map of the engine by its pin, and whether every step refers to it.
+/// Classes with their digests: see [`Apply::digest`].
+type Digested = Vec<(Class, String)>;
+
+/// Names of the pins of the maps that all steps share.
 const GENERATION: &str = "generation";
 const COUNTERS: &str = "counters";
 const REASONS: &str = "reasons";
@@ -135,10 +138,10 @@ impl Apply<'_> {
         sweep(home, stored.as_ref())?;
         let mut shared = shared(home)?;
         let (mut classes, ids) = self.classes(stored.as_ref(), &shared)?;
-        if let Some(stored) = &stored {
-            if self.is_in_force(home, stored, &classes, &shared) {
-                return Ok(Outcome::Unchanged);
-            }
+        if let Some(stored) = &stored
+            && self.is_in_force(home, stored, &classes, &shared)
+        {
+            return Ok(Outcome::Unchanged);
         }
 
         let known = stored.as_ref().map_or(loader::COUNTERS, |s| s.counters);
@@ -199,7 +202,7 @@ impl Apply<'_> {
         &self,
         stored: Option<&Stored>,
         shared: &Shared,
-    ) -> Result<(Vec<(Class, String)>, BTreeMap<String, u32>)> {
+    ) -> Result<(Digested, BTreeMap<String, u32>)> {
         let before = stored.map(|s| s.ids.clone()).unwrap_or_default();
         let modules = self.registry.modules();
         let mut keys: Vec<String> = Vec::new();
@@ -496,20 +499,21 @@ pub fn delete() -> Result<bool> {
     Ok(stored.is_some())
 }
 
-/// The policy in force, if there is one.
+/// The policy in force in the current network namespace, if there is one.
 pub(super) fn in_force(home: &Home) -> Result<Option<Stored>> {
-    let Some(generation) = generation(home) else {
+    let cookie = sys::netns_cookie();
+    // The inode of a namespace that is gone is given to new ones.
+    let own = |s: &Stored| s.netns_cookie.is_none() || s.netns_cookie == cookie;
+    Ok(stored_at(home)?.filter(own))
+}
+
+/// What was published in a folder, whatever namespace that is.
+pub(super) fn stored_at(home: &Home) -> Result<Option<Stored>> {
+    let Some(generation) = generation(home).filter(|g| g.current != 0) else {
         return Ok(None);
     };
-    if generation.current == 0 {
-        return Ok(None);
-    }
-    let path = home
-        .join(stored::generation_folder(generation.current))
-        .join("policy");
-    let stored = Stored::open(&path)?;
-    // The inode of a namespace that is gone is given to new ones.
-    Ok(stored.filter(|s| s.netns_cookie.is_none() || s.netns_cookie == sys::netns_cookie()))
+    let folder = home.join(stored::generation_folder(generation.current));
+    Stored::open(&folder.join("policy"))
 }
 
 fn generation(home: &Home) -> Option<abi::Generation> {
@@ -745,7 +749,7 @@ fn sweep(home: &Home, stored: Option<&Stored>) -> Result<()> {
             pin::remove(&links.join(name))?;
         }
     }
-    for interface in Interfaces::read()?.0 {
+    for interface in interfaces()?.0 {
         let known =
             stored.is_some_and(|s| s.attachments.iter().any(|a| a.ifindex == interface.index));
         if !known {

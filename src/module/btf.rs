@@ -300,14 +300,14 @@ fn param_type(btf: &Btf<'_>, ty: BtfType<'_>, table: Option<String>) -> Result<T
     }
     if let Ok(union) = Union::try_from(ty) {
         let member = |name: &str| union.iter().find(|m| m.name.is_some_and(|n| n == name));
-        if let (Some(_), Some(of)) = (member("bits"), member("member")) {
-            if let Some(e) = btf.type_by_id::<Enum<'_>>(of.ty) {
-                let values = enum_values(&e);
-                if values.iter().any(|(_, v)| !(0..64).contains(v)) {
-                    return Err("a set takes an enum whose values are 0 to 63".to_owned());
-                }
-                return Ok(Type::Set { values });
+        if let (Some(_), Some(of)) = (member("bits"), member("member"))
+            && let Some(e) = btf.type_by_id::<Enum<'_>>(of.ty)
+        {
+            let values = enum_values(&e);
+            if values.iter().any(|(_, v)| !(0..64).contains(v)) {
+                return Err("a set takes an enum whose values are 0 to 63".to_owned());
             }
+            return Ok(Type::Set { values });
         }
     }
     if let Ok(list) = Struct::try_from(ty) {
