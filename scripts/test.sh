@@ -122,6 +122,7 @@ stage_fast() {
 	else
 		skip "lints" "no clippy"
 	fi
+	step "generated documentation" scripts/gen-docs.sh --check
 	step "tests without root" cargo test --workspace --no-fail-fast -- --skip root_
 }
 
