@@ -118,8 +118,9 @@ fn dry_run(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
         }
         for attachment in &plan.attachments {
             let steps = plan.classes[attachment.class].graph.nodes.len();
+            let plural = if steps == 1 { "" } else { "s" };
             println!(
-                "  {} {}: {steps} steps",
+                "  {} {}: {steps} step{plural}",
                 attachment.interface, attachment.hook
             );
         }
