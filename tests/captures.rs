@@ -35,7 +35,8 @@ fn root_selectors_say_what_tshark_says() {
     let registry = Registry::builtin().unwrap();
     let packets = packets();
     // Parameters come from the packets: each pair of selector and parameters is loaded once.
-    let mut checks: BTreeMap<(&str, String), (Value, Vec<(&Captured, bool)>)> = BTreeMap::new();
+    type Packets<'a> = Vec<(&'a Captured, bool)>;
+    let mut checks: BTreeMap<(&str, String), (Value, Packets<'_>)> = BTreeMap::new();
     for packet in &packets {
         for check in packet.checks() {
             checks
@@ -97,7 +98,10 @@ fn root_selectors_say_what_tshark_says() {
             }
         }
     }
-    println!("{} loads a hook, {runs} runs, {matches} matches", checks.len());
+    println!(
+        "{} loads a hook, {runs} runs, {matches} matches",
+        checks.len()
+    );
     assert!(
         failures.is_empty(),
         "{}:\n{}",
@@ -106,7 +110,11 @@ fn root_selectors_say_what_tshark_says() {
     );
     // Two frames of GSO.
     for (hook, names) in &skipped {
-        assert_eq!(names.len(), 2, "too long for a test run at {hook}: {names:?}");
+        assert_eq!(
+            names.len(),
+            2,
+            "too long for a test run at {hook}: {names:?}"
+        );
     }
     let tested: BTreeSet<&str> = checks.keys().map(|(module, _)| *module).collect();
     let modules = registry.modules().iter();

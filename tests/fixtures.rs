@@ -222,14 +222,14 @@ fn root_every_row_on_every_hook() {
             raw_ip,
             ..Options::default()
         };
-        let mut subject =
-            match Subject::load(&registry, module, &entries[0].params, hook, options) {
-                Ok(subject) => subject,
-                Err(e) => {
-                    failures.push(format!("{} {hook}: {e}", entries[0].name));
-                    continue;
-                }
-            };
+        let mut subject = match Subject::load(&registry, module, &entries[0].params, hook, options)
+        {
+            Ok(subject) => subject,
+            Err(e) => {
+                failures.push(format!("{} {hook}: {e}", entries[0].name));
+                continue;
+            }
+        };
         for entry in entries {
             *runs.entry(hook.name()).or_default() += 1;
             match subject.check(entry, hook) {
@@ -276,7 +276,11 @@ fn decode(outputs: &[(&Entry, Hook, Vec<u8>)]) -> Vec<String> {
         );
         let off = |sums: csum::Sums| (sums.ip.map(csum::Sum::off), sums.tcp.map(csum::Sum::off));
         if off(before) != off(after) {
-            fail(entry, *hook, format!("checksums: {before:04x?} to {after:04x?}"));
+            fail(
+                entry,
+                *hook,
+                format!("checksums: {before:04x?} to {after:04x?}"),
+            );
         }
     }
     if kernel::in_guest() {
@@ -289,7 +293,9 @@ fn decode(outputs: &[(&Entry, Hook, Vec<u8>)]) -> Vec<String> {
         let key = (entry.framing == Framing::RawIp, packet.as_slice());
         distinct.entry(key).or_insert((entry, *hook));
     }
-    let frames = distinct.iter().map(|((_, bytes), (e, _))| (e.framing, *bytes));
+    let frames = distinct
+        .iter()
+        .map(|((_, bytes), (e, _))| (e.framing, *bytes));
     let decoded = tshark::decode(frames).unwrap();
     for ((entry, hook), found) in distinct.values().zip(&decoded) {
         let differences = found.differences(&entry.output, entry.family);

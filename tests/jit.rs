@@ -120,7 +120,11 @@ fn root_every_tail_call_is_a_direct_jump() {
             let (loaded, node) = kernel::graph_of(&registry, module, *hook);
             let programs = kernel::programs(&loaded.instance, loaded.graph.nodes.len());
             let program = &programs[node];
-            assert!(!program.jited_prog_insns.is_empty(), "{}: no code", module.name);
+            assert!(
+                !program.jited_prog_insns.is_empty(),
+                "{}: no code",
+                module.name
+            );
             let next = successors(&loaded, node);
             let ways = match (module.kind, module.flags.ends) {
                 (Kind::Selector, _) => 3,
@@ -169,10 +173,9 @@ fn root_control_indirect_tail_calls_are_found() {
                 found.iter().any(|f| f.starts_with("a look-up")),
                 "{name} at {hook}"
             );
-            let retpolines = fs::read_to_string(
-                "/sys/devices/system/cpu/vulnerabilities/spectre_v2",
-            )
-            .is_ok_and(|v| v.contains("Retpolines"));
+            let retpolines =
+                fs::read_to_string("/sys/devices/system/cpu/vulnerabilities/spectre_v2")
+                    .is_ok_and(|v| v.contains("Retpolines"));
             assert!(
                 !retpolines || found.iter().any(|f| f.starts_with("a jump to")),
                 "{name} at {hook}"

@@ -12,6 +12,8 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 
 use emptcp::datapath::Counters;
 use emptcp::datapath::Instance;
@@ -217,7 +219,9 @@ pub fn compile_module(source: &Path, to: &Path) {
         }
         let mut clang = Command::new(clang());
         clang
-            .args(["-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror"])
+            .args([
+                "-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror",
+            ])
             .arg(define)
             .arg("-I")
             .arg(root.join("include"))
@@ -267,7 +271,10 @@ pub struct Folder(pub PathBuf);
 
 impl Folder {
     pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("emptcp-{name}-{}", std::process::id()));
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("emptcp-{name}-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -281,7 +288,7 @@ impl Drop for Folder {
 
 /// The built-in modules and those of sources of `tests/modules-src`, compiled here.
 pub fn registry_with(sources: &[&str]) -> Registry {
-    let folder = Folder::new(&sources.join("-"));
+    let folder = Folder::new("modules");
     for name in sources {
         let source = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/modules-src")
