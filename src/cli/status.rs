@@ -9,7 +9,10 @@ use super::Context;
 use super::Done;
 use super::print_json;
 use crate::datapath::NamespaceStatus;
+use crate::datapath::StateView;
 use crate::datapath::Status;
+use crate::datapath::interfaces;
+use crate::datapath::state;
 use crate::datapath::status;
 use crate::datapath::status_all;
 
@@ -18,6 +21,9 @@ pub(super) struct Args {
     /// A line for each network namespace that has a policy.
     #[arg(long)]
     all: bool,
+    /// Also what the modules keep in their maps, such as the counts of record.
+    #[arg(long, conflicts_with = "all")]
+    state: bool,
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
@@ -31,14 +37,24 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
         return Ok(Done::Yes);
     }
     let status = status()?;
+    let kept = if args.state {
+        state(&context.registry, &interfaces()?)?
+    } else {
+        Vec::new()
+    };
     if context.json {
-        print_json(&status)?;
+        let mut json = serde_json::to_value(&status)?;
+        if let (true, Some(object)) = (args.state, json.as_object_mut()) {
+            object.insert("state".to_owned(), serde_json::to_value(&kept)?);
+        }
+        print_json(&json)?;
         return Ok(Done::Yes);
     }
     match status {
         Some(status) => print(&status),
         None => eprintln!("emptcp: no policy is in force in this network namespace"),
     }
+    kept.iter().for_each(print_state);
     Ok(Done::Yes)
 }
 
@@ -116,6 +132,24 @@ fn print(status: &Status) {
     for line in &status.drift {
         eprintln!("emptcp: drift: {line} (apply mends it)");
     }
+}
+
+fn print_state(view: &StateView) {
+    let header: Vec<String> = view.fields.iter().map(|f| f.to_uppercase()).collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let is_number = |field: &String| view.entries.iter().all(|e| e[field].is_number());
+    let right: Vec<usize> = (0..view.fields.len())
+        .filter(|i| is_number(&view.fields[*i]))
+        .collect();
+    let mut table = table(&header, &right);
+    for entry in &view.entries {
+        table.add_row(view.fields.iter().map(|f| match &entry[f] {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }));
+    }
+    println!("\n{} of module {}:", view.map, view.module);
+    print_table(&table);
 }
 
 fn print_all(all: &[NamespaceStatus]) {

@@ -35,9 +35,6 @@ use crate::sys::Load;
 use crate::sys::Prepared;
 use crate::sys::PreparedMap;
 
-/// Maps that every step gets from the engine, by their names in `maps.h`.
-const ENGINE_MAPS: [&str; 4] = ["progs", "counters", "reasons", "chain_words"];
-
 /// What all programs of a policy share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -495,11 +492,8 @@ impl<'r> Loader<'r> {
     pub(crate) fn state_maps(&self, class: &Class) -> Vec<(Scope, u32, String)> {
         let mut maps = Vec::new();
         for (node, id) in class.graph.nodes.iter().zip(&class.ids) {
-            for map in &self.registry.object(node.module).maps {
-                let is_table = map.table_of.is_some() || map.is_param;
-                if !is_table && !ENGINE_MAPS.contains(&map.name.as_str()) {
-                    maps.push((map.scope, *id, map.name.clone()));
-                }
+            for map in self.registry.object(node.module).own_maps() {
+                maps.push((map.scope, *id, map.name.clone()));
             }
         }
         maps

@@ -10,6 +10,7 @@ mod netlink;
 mod publish;
 mod stored;
 mod verifier;
+mod view;
 
 pub use counters::Counters;
 pub use inspect::AttachmentStatus;
@@ -27,5 +28,7 @@ pub use netlink::interfaces;
 pub use publish::Apply;
 pub use publish::Outcome;
 pub use publish::delete;
+pub use view::StateView;
+pub use view::state;
 
 pub use crate::sys::TestRun;

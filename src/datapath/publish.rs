@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -645,7 +646,7 @@ fn find<'s>(stored: &'s Stored, ifindex: u32, hook: &str) -> Option<&'s StoredAt
         .find(|a| a.ifindex == ifindex && a.hook == hook)
 }
 
-fn array_pin(home: &Home, generation: u64, class: usize) -> std::path::PathBuf {
+fn array_pin(home: &Home, generation: u64, class: usize) -> PathBuf {
     home.join(stored::generation_folder(generation))
         .join(format!("{class}-progs"))
 }
@@ -686,15 +687,15 @@ fn state_name(scope: Scope, step: u32, map: &str) -> String {
     }
 }
 
+/// Path of the pin of a map that a module keeps.
+pub(super) fn state_pin(home: &Home, scope: Scope, step: u32, map: &str) -> PathBuf {
+    home.join(STATE).join(state_name(scope, step, map))
+}
+
 /// The map that a step of a module keeps: the one that is there, else a new one.
 fn state_map(home: &Home, wanted: &StateMap<'_>) -> Result<MapHandle> {
-    let folder = home.join(STATE);
-    pin::create_folder(&folder)?;
-    let path = folder.join(state_name(
-        wanted.info.scope,
-        wanted.step,
-        &wanted.info.name,
-    ));
+    pin::create_folder(&home.join(STATE))?;
+    let path = state_pin(home, wanted.info.scope, wanted.step, &wanted.info.name);
     let shape = wanted.prepared;
     if path.exists() {
         let map = MapHandle::from_pinned_path(&path)

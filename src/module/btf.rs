@@ -15,10 +15,12 @@ use libbpf_rs::btf::types::Func;
 use libbpf_rs::btf::types::Int;
 use libbpf_rs::btf::types::IntEncoding;
 use libbpf_rs::btf::types::MemberAttr;
+use libbpf_rs::btf::types::Ptr;
 use libbpf_rs::btf::types::Struct;
 use libbpf_rs::btf::types::Union;
 use libbpf_rs::btf::types::Var;
 
+use super::Field;
 use super::Flags;
 use super::Hook;
 use super::Kind;
@@ -233,9 +235,55 @@ fn maps(btf: &Btf<'_>, tags: &AllTags) -> Vec<MapInfo> {
             },
             table_of: own.get("table-of").cloned(),
             is_param: own.contains_key("param"),
+            key: fields_of(btf, &var, "key").unwrap_or_default(),
+            value: fields_of(btf, &var, "value").unwrap_or_default(),
         });
     }
     maps
+}
+
+/// What the keys or values of a map hold, by the pointer of this name in its definition.
+fn fields_of(btf: &Btf<'_>, map: &Var<'_>, which: &str) -> Option<Vec<Field>> {
+    let definition = Struct::try_from(map.next_type()?.skip_mods_and_typedefs()).ok()?;
+    let pointer = definition
+        .iter()
+        .find(|m| m.name.is_some_and(|n| n == which))?;
+    let pointer = btf.type_by_id::<Ptr<'_>>(pointer.ty)?;
+    let mut fields = Vec::new();
+    add_fields(btf, pointer.next_type()?, which, 0, &mut fields)?;
+    Some(fields)
+}
+
+/// Adds a type of the vocabulary as one field, a structure as those of its members.
+fn add_fields(
+    btf: &Btf<'_>,
+    ty: BtfType<'_>,
+    name: &str,
+    offset: usize,
+    fields: &mut Vec<Field>,
+) -> Option<()> {
+    let is_step = ty.name().is_some_and(|n| n == "emptcp_step_id");
+    if let Ok(known) = param_type(btf, ty, None) {
+        fields.push(Field {
+            name: name.to_owned(),
+            ty: known,
+            offset,
+            is_step,
+        });
+        return Some(());
+    }
+    let structure = Struct::try_from(ty.skip_mods_and_typedefs()).ok()?;
+    for member in structure.iter() {
+        let MemberAttr::Normal { offset: bits } = member.attr else {
+            return None;
+        };
+        let name = member.name?.to_string_lossy();
+        if !name.starts_with("pad") {
+            let ty = btf.type_by_id::<BtfType<'_>>(member.ty)?;
+            add_fields(btf, ty, &name, offset + bits as usize / 8, fields)?;
+        }
+    }
+    Some(())
 }
 
 /// The maps that are parameters, behind those of the structure.
