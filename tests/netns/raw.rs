@@ -1,0 +1,90 @@
+//! The few system calls that the tests need and no safe interface gives.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
+use std::ptr;
+
+/// A socket that sends frames at an interface of the current namespace.
+#[derive(Debug)]
+pub struct Frames(OwnedFd);
+
+impl Frames {
+    pub fn open(ifindex: u32) -> Self {
+        // SAFETY: no pointers; a new descriptor is ours.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        assert!(fd >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: as above.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: all zeros is a valid address.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = ifindex as i32;
+        // SAFETY: the address has the length given and outlives the call.
+        let bound = unsafe {
+            libc::bind(
+                fd.as_raw_fd(),
+                ptr::from_ref(&address).cast(),
+                size_of_val(&address) as u32,
+            )
+        };
+        assert_eq!(bound, 0, "{}", io::Error::last_os_error());
+        Self(fd)
+    }
+
+    /// `false`: the interface had no room (or is down).
+    pub fn send(&self, frame: &[u8]) -> bool {
+        // SAFETY: the buffer has the length given.
+        let sent =
+            unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        sent == frame.len() as isize
+    }
+}
+
+/// Attaches a program at TCX ingress of an interface of the current namespace.
+pub fn tcx_ingress(program: &OwnedFd, ifindex: u32, first: bool) -> OwnedFd {
+    let opts = libbpf_sys::bpf_link_create_opts {
+        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
+        flags: if first { libbpf_sys::BPF_F_BEFORE } else { 0 },
+        ..Default::default()
+    };
+    // SAFETY: the options outlive the call; a new descriptor is ours.
+    unsafe {
+        let fd = libbpf_sys::bpf_link_create(
+            program.as_raw_fd(),
+            ifindex as i32,
+            libbpf_sys::BPF_TCX_INGRESS,
+            &opts,
+        );
+        assert!(fd >= 0, "{}", io::Error::from_raw_os_error(-fd));
+        OwnedFd::from_raw_fd(fd)
+    }
+}
+
+/// Waits for a child that is stopped or has ended, which it leaves to be waited for. `true`: stopped.
+pub fn wait_stopped(pid: u32) -> bool {
+    loop {
+        // SAFETY: all zeros is a valid value, and it outlives the call.
+        let (ret, code) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let what = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+            (libc::waitid(libc::P_PID, pid, &mut info, what), info.si_code)
+        };
+        if ret == 0 {
+            return code == libc::CLD_STOPPED;
+        }
+        let error = io::Error::last_os_error();
+        assert_eq!(error.raw_os_error(), Some(libc::EINTR), "{error}");
+    }
+}
+
+/// Pins a program.
+pub fn pin(program: &OwnedFd, path: &std::path::Path) {
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: the path is a C string that outlives the call.
+    let ret = unsafe { libbpf_sys::bpf_obj_pin(program.as_raw_fd(), path.as_ptr()) };
+    assert_eq!(ret, 0, "{}", io::Error::from_raw_os_error(-ret));
+}
