@@ -45,10 +45,12 @@ fn compile(source: &Path, object: &Path, define: &str) {
 
 /// A folder with the modules of tests/modules-src, for `--modules`.
 pub fn modules(folder: &TempDir) -> PathBuf {
-    let source = root().join("tests/modules-src/torn.bpf.c");
     let modules = folder.0.join("modules");
     std::fs::create_dir(&modules).unwrap();
-    compile(&source, &modules.join("torn.tc.o"), "-DEMPTCP_TC");
+    for name in ["torn", "tally"] {
+        let source = root().join(format!("tests/modules-src/{name}.bpf.c"));
+        compile(&source, &modules.join(format!("{name}.tc.o")), "-DEMPTCP_TC");
+    }
     modules
 }
 
