@@ -4,6 +4,7 @@
 mod exchange;
 mod foreign;
 mod killed;
+mod others;
 mod raw;
 mod rig;
 mod traffic;

@@ -338,8 +338,14 @@ impl Rig {
     /// A policy leaves nothing behind.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
+        self.assert_nothing_left_but(0);
+    }
+
+    /// Nothing but so many XDP programs of others.
+    #[track_caller]
+    pub fn assert_nothing_left_but(&self, foreign: usize) {
         assert_eq!(self.bpffs.tree(), ["emptcp/v1".to_owned()].into());
-        assert_eq!(self.attached(), 0);
+        assert_eq!(self.attached(), foreign);
     }
 }
 
