@@ -484,7 +484,7 @@ impl Apply<'_> {
 /// No privilege, or the kernel's.
 pub fn delete() -> Result<bool> {
     let home = Home::current(false)?;
-    if !home.exists() {
+    if !home.exists()? {
         return Ok(false);
     }
     let locked = home.lock()?;

@@ -4,7 +4,9 @@
 mod exchange;
 mod foreign;
 mod killed;
+mod life;
 mod others;
 mod raw;
+mod refusals;
 mod rig;
 mod traffic;

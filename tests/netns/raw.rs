@@ -64,6 +64,43 @@ pub fn tcx_ingress(program: &OwnedFd, ifindex: u32, first: bool) -> OwnedFd {
     }
 }
 
+/// Programs of emptcp that TCX runs at an interface of the current namespace.
+pub fn count_tcx_entries(ifindex: u32) -> usize {
+    let mut count = 0;
+    for at in [libbpf_sys::BPF_TCX_INGRESS, libbpf_sys::BPF_TCX_EGRESS] {
+        let mut ids = [0u32; 64];
+        let mut opts = libbpf_sys::bpf_prog_query_opts {
+            sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _,
+            prog_ids: ids.as_mut_ptr(),
+            ..Default::default()
+        };
+        opts.__bindgen_anon_1.count = ids.len() as u32;
+        // SAFETY: `ids` has room for the count given, and outlives the call.
+        let ret = unsafe { libbpf_sys::bpf_prog_query_opts(ifindex as i32, at, &mut opts) };
+        if ret == 0 {
+            count += ids.iter().filter(|id| **id != 0 && is_entry(**id)).count();
+        }
+    }
+    count
+}
+
+fn is_entry(id: u32) -> bool {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut len = size_of_val(&info) as u32;
+    // SAFETY: `info` is `len` bytes long; a new descriptor is ours.
+    unsafe {
+        let fd = libbpf_sys::bpf_prog_get_fd_by_id(id);
+        if fd < 0 {
+            return false;
+        }
+        let fd = OwnedFd::from_raw_fd(fd);
+        let info = ptr::from_mut(&mut info).cast();
+        libbpf_sys::bpf_obj_get_info_by_fd(fd.as_raw_fd(), info, &mut len);
+    }
+    let name: Vec<u8> = info.name.iter().map(|c| *c as u8).collect();
+    name.starts_with(b"emptcp_entry")
+}
+
 /// Waits for a child that is stopped or has ended, which it leaves to be waited for. `true`: stopped.
 pub fn wait_stopped(pid: u32) -> bool {
     loop {

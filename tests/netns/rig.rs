@@ -21,6 +21,8 @@ use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use serde_json::Value;
 
+use super::raw;
+
 /// A number that no other test of this process has.
 fn unique() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -167,6 +169,23 @@ impl Netns {
         let line = format!("cat /proc/net/dev >/dev/null; ip -j link show dev {name}");
         let links: Value = serde_json::from_str(&self.sh(&line)).unwrap();
         links[0]["ifindex"].as_u64().unwrap() as u32
+    }
+}
+
+impl Netns {
+    /// How many programs run at the interfaces: all at XDP, and those of emptcp at tc.
+    pub fn attached(&self) -> usize {
+        // bpftool does not know TCX everywhere.
+        let all = self.sh("bpftool net show");
+        let xdp = all.matches(" driver id ").count() + all.matches(" generic id ").count();
+        let filters = all.matches("emptcp_entry").count() - all.matches("tcx/").count();
+        let links: Value = serde_json::from_str(&self.sh("ip -j link show")).unwrap();
+        let links = links.as_array().unwrap().iter();
+        let tcx = self.within(|| {
+            let indices = links.map(|l| l["ifindex"].as_u64().unwrap() as u32);
+            indices.map(raw::count_tcx_entries).sum::<usize>()
+        });
+        xdp + filters + tcx
     }
 }
 
@@ -330,9 +349,7 @@ impl Rig {
 
     /// How many programs run at the interfaces of `near`: all at XDP, and those of emptcp at tc.
     pub fn attached(&self) -> usize {
-        let all = self.near.sh("bpftool net show");
-        let xdp = all.matches(" driver id ").count() + all.matches(" generic id ").count();
-        xdp + all.matches("emptcp_entry").count()
+        self.near.attached()
     }
 
     /// A policy leaves nothing behind.
