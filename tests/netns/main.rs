@@ -5,6 +5,7 @@ mod exchange;
 mod foreign;
 mod killed;
 mod life;
+mod mptcp;
 mod others;
 mod raw;
 mod refusals;

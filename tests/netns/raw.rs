@@ -125,3 +125,73 @@ pub fn pin(program: &OwnedFd, path: &std::path::Path) {
     let ret = unsafe { libbpf_sys::bpf_obj_pin(program.as_raw_fd(), path.as_ptr()) };
     assert_eq!(ret, 0, "{}", io::Error::from_raw_os_error(-ret));
 }
+
+fn mptcp_socket(address: std::net::SocketAddr) -> (OwnedFd, libc::sockaddr_storage, u32) {
+    // SAFETY: all zeros is a valid address.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let (family, len) = match address {
+        std::net::SocketAddr::V4(v4) => {
+            // SAFETY: the storage is large enough and aligned for every address.
+            let sin = unsafe { &mut *ptr::from_mut(&mut storage).cast::<libc::sockaddr_in>() };
+            sin.sin_family = libc::AF_INET as u16;
+            sin.sin_port = v4.port().to_be();
+            sin.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
+            (libc::AF_INET, size_of::<libc::sockaddr_in>())
+        }
+        std::net::SocketAddr::V6(v6) => {
+            // SAFETY: as above.
+            let sin = unsafe { &mut *ptr::from_mut(&mut storage).cast::<libc::sockaddr_in6>() };
+            sin.sin6_family = libc::AF_INET6 as u16;
+            sin.sin6_port = v6.port().to_be();
+            sin.sin6_addr.s6_addr = v6.ip().octets();
+            (libc::AF_INET6, size_of::<libc::sockaddr_in6>())
+        }
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers; a new descriptor is ours.
+    let fd = unsafe { libc::socket(family, kind, libc::IPPROTO_MPTCP) };
+    assert!(fd >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: as above.
+    (unsafe { OwnedFd::from_raw_fd(fd) }, storage, len as u32)
+}
+
+/// A socket of Multipath TCP that listens.
+pub fn mptcp_listener(address: std::net::IpAddr, port: u16) -> OwnedFd {
+    let (fd, storage, len) = mptcp_socket(std::net::SocketAddr::new(address, port));
+    let on = 1i32;
+    // SAFETY: the pointers are to values of the lengths given that outlive the calls.
+    unsafe {
+        let value = ptr::from_ref(&on).cast();
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, value, 4);
+        let address = ptr::from_ref(&storage).cast();
+        let bound = libc::bind(fd.as_raw_fd(), address, len);
+        assert_eq!(bound, 0, "{}", io::Error::last_os_error());
+        assert_eq!(libc::listen(fd.as_raw_fd(), 1), 0);
+    }
+    fd
+}
+
+/// A connection of Multipath TCP.
+pub fn mptcp_connect(address: std::net::SocketAddr) -> OwnedFd {
+    let (fd, storage, len) = mptcp_socket(address);
+    // SAFETY: the address has the length given and outlives the call.
+    let ret = unsafe { libc::connect(fd.as_raw_fd(), ptr::from_ref(&storage).cast(), len) };
+    assert_eq!(ret, 0, "{}", io::Error::last_os_error());
+    fd
+}
+
+/// Whether a connection is plain TCP by now (`MPTCP_INFO`, which the kernel refuses then, or the
+/// flag in it).
+pub fn mptcp_fell_back(socket: &std::net::TcpStream) -> bool {
+    const SOL_MPTCP: i32 = 284;
+    const MPTCP_INFO: i32 = 1;
+    const FLAGS: usize = 8;
+    let mut info = [0u8; 128];
+    let mut len = info.len() as u32;
+    // SAFETY: `info` is `len` bytes long.
+    let ret = unsafe {
+        let value = info.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), SOL_MPTCP, MPTCP_INFO, value, &mut len)
+    };
+    ret != 0 || info[FLAGS] & 1 != 0
+}
