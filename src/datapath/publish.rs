@@ -134,6 +134,12 @@ impl Apply<'_> {
 
     fn publish(&self, home: &Home) -> Result<Outcome> {
         let stored = in_force(home)?;
+        if stored.is_none() && last_stored(home)?.is_some() {
+            // Of a namespace that is gone: nothing of it is ours.
+            for name in pin::list(home.path())? {
+                pin::remove(&home.join(name))?;
+            }
+        }
         sweep(home, stored.as_ref())?;
         let mut shared = shared(home, stored.as_ref())?;
         let (mut classes, ids) = self.classes(stored.as_ref(), &shared)?;
@@ -506,6 +512,13 @@ pub fn delete() -> Result<bool> {
 
 /// The policy in force, if there is one.
 pub(super) fn in_force(home: &Home) -> Result<Option<Stored>> {
+    let stored = last_stored(home)?;
+    // The inode of a namespace that is gone is given to new ones.
+    Ok(stored.filter(|s| s.netns_cookie.is_none() || s.netns_cookie == sys::netns_cookie()))
+}
+
+/// The policy in force here, or in a namespace that is gone.
+fn last_stored(home: &Home) -> Result<Option<Stored>> {
     let Some(generation) = generation(home) else {
         return Ok(None);
     };
@@ -515,9 +528,7 @@ pub(super) fn in_force(home: &Home) -> Result<Option<Stored>> {
     let path = home
         .join(stored::generation_folder(generation.current))
         .join("policy");
-    let stored = Stored::open(&path)?;
-    // The inode of a namespace that is gone is given to new ones.
-    Ok(stored.filter(|s| s.netns_cookie.is_none() || s.netns_cookie == sys::netns_cookie()))
+    Stored::open(&path)
 }
 
 fn generation(home: &Home) -> Option<abi::Generation> {
@@ -548,8 +559,7 @@ fn next_number(shared: &Shared) -> Result<u64> {
 fn shared(home: &Home, stored: Option<&Stored>) -> Result<Shared> {
     let new = Shared::create(stored.map_or(loader::COUNTERS, |s| s.counters))?;
     let existing = |path: &Path| {
-        MapHandle::from_pinned_path(path)
-            .with_context(|| format!("cannot open {}", path.display()))
+        MapHandle::from_pinned_path(path).with_context(|| format!("cannot open {}", path.display()))
     };
     let open = |name: &str, new: MapHandle| -> Result<MapHandle> {
         let path = home.join(name);
@@ -580,8 +590,7 @@ pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>
         return Ok(None);
     }
     let open = |path: &Path| {
-        MapHandle::from_pinned_path(path)
-            .with_context(|| format!("cannot open {}", path.display()))
+        MapHandle::from_pinned_path(path).with_context(|| format!("cannot open {}", path.display()))
     };
     Ok(Some(Shared {
         generation: open(&generation)?,

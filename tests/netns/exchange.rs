@@ -19,8 +19,10 @@ use super::traffic::ack;
 
 /// Marks with `mark`, clamps the window to `window`, counts where the two differ.
 pub fn mark_and_window(interfaces: &Value, mark: u32, window: u32) -> Value {
-    let at = |name: &str, priority: u32| json!({ "name": name, "hook": "tc-ingress",
-        "interfaces": interfaces, "priority": priority });
+    let at = |name: &str, priority: u32| {
+        json!({ "name": name, "hook": "tc-ingress",
+        "interfaces": interfaces, "priority": priority })
+    };
     let with = |mut chain: Value, fields: Value| {
         let fields = fields.as_object().unwrap().clone();
         chain.as_object_mut().unwrap().extend(fields);
@@ -28,7 +30,10 @@ pub fn mark_and_window(interfaces: &Value, mark: u32, window: u32) -> Value {
     };
     let bytes = format!("{window}KiB");
     json!([
-        with(at("mark", 1), json!({ "act": [{ "set_mark": { "value": mark } }] })),
+        with(
+            at("mark", 1),
+            json!({ "act": [{ "set_mark": { "value": mark } }] })
+        ),
         with(
             at("clamp", 2),
             json!({ "act": [{ "set_recv_win": { "bytes": bytes, "floor": 1, "wscale": 10 } }] })
@@ -125,7 +130,11 @@ fn root_exchange_xdp() {
                 "select": { "dport": { "in": [if drops { "80" } else { "81" }] } }, "act": act })
         };
         json!([
-            chain("even", k % 2 == 0, json!([{ "record": {} }, { "drop": {} }])),
+            chain(
+                "even",
+                k % 2 == 0,
+                json!([{ "record": {} }, { "drop": {} }])
+            ),
             chain("odd", k % 2 == 1, json!([{ "drop": {} }])),
         ])
     };
@@ -157,15 +166,16 @@ fn root_exchange_xdp() {
 fn root_two_applies_at_once() {
     let rig = rig(Tc::Tcx);
     let p0 = json!(["p0"]);
-    let paths = [1, 2].map(|k| {
-        rig.policy(&format!("{k}.json"), &mark_and_window(&p0, k, k))
-    });
+    let paths = [1, 2].map(|k| rig.policy(&format!("{k}.json"), &mark_and_window(&p0, k, k)));
     let mut generations = std::collections::BTreeSet::new();
     for _ in 0..10 {
         let both = paths.each_ref().map(|path| {
             let mut command = rig.emptcp(&["--json", "apply", path]);
             let command = command.stdout(std::process::Stdio::piped());
-            command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+            command
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
         });
         for child in both {
             let ran: super::rig::Ran = child.wait_with_output().unwrap().into();

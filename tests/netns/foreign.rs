@@ -49,7 +49,11 @@ pub fn modules(folder: &TempDir) -> PathBuf {
     std::fs::create_dir(&modules).unwrap();
     for name in ["torn", "tally"] {
         let source = root().join(format!("tests/modules-src/{name}.bpf.c"));
-        compile(&source, &modules.join(format!("{name}.tc.o")), "-DEMPTCP_TC");
+        compile(
+            &source,
+            &modules.join(format!("{name}.tc.o")),
+            "-DEMPTCP_TC",
+        );
     }
     modules
 }

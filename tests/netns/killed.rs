@@ -24,11 +24,15 @@ fn policy(k: u32, interfaces: &[&str]) -> Value {
     let interfaces = json!(interfaces);
     let mut chains = mark_and_window(&interfaces, k, k);
     let more = chains.as_array_mut().unwrap();
-    more.push(json!({ "name": "seen", "hook": "xdp", "interfaces": interfaces,
-        "select": { "dport": { "in": [k.to_string()] } }, "act": [{ "accept": {} }] }));
+    more.push(
+        json!({ "name": "seen", "hook": "xdp", "interfaces": interfaces,
+        "select": { "dport": { "in": [k.to_string()] } }, "act": [{ "accept": {} }] }),
+    );
     if k % 2 == 1 {
-        more.push(json!({ "name": "out", "hook": "tc-egress", "interfaces": interfaces,
-            "select": { "dport": { "in": [k.to_string()] } }, "act": [{ "tally": {} }] }));
+        more.push(
+            json!({ "name": "out", "hook": "tc-egress", "interfaces": interfaces,
+            "select": { "dport": { "in": [k.to_string()] } }, "act": [{ "tally": {} }] }),
+        );
     }
     chains
 }

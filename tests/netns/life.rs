@@ -30,12 +30,13 @@ fn root_namespaces_are_apart() {
     let near = rig.policy("near.json", &mark("p0", 5));
     let far = rig.policy("far.json", &mark("p0", 6));
     rig.run(&["apply", &near]).ok();
-    let in_far = |args: &[&str]| -> Ran {
-        rig.emptcp_in(&rig.far, args).output().unwrap().into()
-    };
+    let in_far = |args: &[&str]| -> Ran { rig.emptcp_in(&rig.far, args).output().unwrap().into() };
     assert_eq!(in_far(&["--json", "show"]).ok().json()["chains"], json!([]));
     in_far(&["apply", &far]).ok();
-    assert_ne!(in_far(&["--json", "show"]).ok().json(), rig.run(&["--json", "show"]).json());
+    assert_ne!(
+        in_far(&["--json", "show"]).ok().json(),
+        rig.run(&["--json", "show"]).json()
+    );
     let judge = Judge::new(&rig.near, "p0", At::Filter(60_000), true);
     probe(&rig.far, "p0", 3);
     assert_eq!((judge.read().total, judge.read().mark), (6, 5));
@@ -75,7 +76,11 @@ fn root_first_process_has_the_pins() {
         let emptcp = env!("CARGO_BIN_EXE_emptcp");
         let near = &rig.near.name;
         let gone = "while umount /sys/fs/bpf 2>/dev/null; do :; done";
-        let mount = if mounted { "; mount -t bpf bpf /sys/fs/bpf" } else { "" };
+        let mount = if mounted {
+            "; mount -t bpf bpf /sys/fs/bpf"
+        } else {
+            ""
+        };
         let mount = format!("{gone}{mount}");
         let script = rig.folder.write(
             "script",
@@ -91,9 +96,18 @@ fn root_first_process_has_the_pins() {
             ),
         );
         let mut command = std::process::Command::new("unshare");
-        command.args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "sh"]);
+        command.args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount",
+            "--mount-proc",
+            "sh",
+        ]);
         command.arg(script);
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
@@ -127,11 +141,14 @@ fn root_inode_is_used_again() {
     };
     let old = Netns::new();
     old.sh("ip link add p0 type veth peer name p1");
-    let path = rig.policy("p.json", &mark("p0", 5));
+    let mut chains = mark("p0", 5);
+    let path = rig.policy("p.json", &chains);
+    chains[0]["act"] = json!([{ "record": {} }]);
+    let records = rig.policy("records.json", &chains);
     let run = |netns: &Netns, args: &[&str]| -> Ran {
         rig.emptcp_in(netns, args).output().unwrap().into()
     };
-    run(&old, &["apply", &path]).ok();
+    run(&old, &["apply", &records]).ok();
     let pins = rig.bpffs.path.join("emptcp/v1");
     let was = pins.join(inode(&old).to_string());
     assert!(was.is_dir());
@@ -142,10 +159,15 @@ fn root_inode_is_used_again() {
     let is = pins.join(inode(&new).to_string());
     std::fs::rename(&was, &is).unwrap();
     drop(old);
-    assert_eq!(run(&new, &["--json", "show"]).ok().json()["chains"], json!([]));
+    assert!(is.join("state/k-records").exists());
+    assert_eq!(
+        run(&new, &["--json", "show"]).ok().json()["chains"],
+        json!([])
+    );
     assert!(run(&new, &["--json", "status"]).ok().json().is_null());
     let answer = run(&new, &["--json", "apply", &path]).ok().json();
     assert_eq!(answer["changed"], true);
+    assert!(!is.join("state").exists());
     let status = run(&new, &["--json", "status"]).ok().json();
     assert_eq!(status["drift"], json!([]));
     assert_eq!(chain_packets(&status, "c"), Some(0));
@@ -166,10 +188,18 @@ fn root_interface_vanishes() {
         let tree = rig.bpffs.tree().len();
         rig.near.sh("ip link del p1");
         let drift = rig.status()["drift"].clone();
-        let told = drift.as_array().unwrap().iter().map(|d| d.as_str().unwrap());
+        let told = drift
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|d| d.as_str().unwrap());
         assert_eq!(told.filter(|d| d.contains("p1")).count(), 2, "{drift}");
         let shown = rig.run(&["show"]).ok();
-        assert!(shown.err.contains("drift: ") && shown.err.contains("p1"), "{}", shown.err);
+        assert!(
+            shown.err.contains("drift: ") && shown.err.contains("p1"),
+            "{}",
+            shown.err
+        );
         probe(&rig.far, "p0", 2);
         assert_eq!(chain_packets(&rig.status(), "c"), Some(8));
 
@@ -214,7 +244,7 @@ fn root_vlan_and_fragments() {
     for hook in ["tc-ingress", "xdp"] {
         rig.apply(&json!([{ "name": "c", "hook": hook, "interfaces": ["p0"],
             "act": [{ "record": {} }] }]))
-        .ok();
+            .ok();
         for family in Family::ALL {
             let ip = if family == Family::Ip4 { "ip4" } else { "ip6" };
             let fragment = |offset: u32, more: bool| {

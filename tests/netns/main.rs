@@ -1,6 +1,8 @@
 //! Policies in force between network namespaces. Needs root, and the feature
 //! `failpoints`.
 
+#![allow(clippy::unwrap_used)]
+
 mod exchange;
 mod foreign;
 mod killed;

@@ -35,7 +35,9 @@ fn payload() -> Vec<u8> {
 
 fn counter(netns: &Netns, name: &str) -> u64 {
     let all = netns.sh("nstat -asz");
-    let line = all.lines().find(|l| l.split_whitespace().next() == Some(name));
+    let line = all
+        .lines()
+        .find(|l| l.split_whitespace().next() == Some(name));
     let value = line.and_then(|l| l.split_whitespace().nth(1));
     value.map_or(0, |v| v.parse().unwrap())
 }
@@ -50,7 +52,9 @@ fn transfer(rig: &Rig, address: IpAddr) -> usize {
     } else {
         std::net::Ipv6Addr::UNSPECIFIED.into()
     };
-    let listener = rig.far.within(|| TcpListener::from(raw::mptcp_listener(any, PORT)));
+    let listener = rig
+        .far
+        .within(|| TcpListener::from(raw::mptcp_listener(any, PORT)));
     let echo = std::thread::spawn(move || {
         let (mut peer, _) = listener.accept().unwrap();
         peer.set_read_timeout(Some(LIMIT)).unwrap();
@@ -74,7 +78,9 @@ fn transfer(rig: &Rig, address: IpAddr) -> usize {
     stream.write_all(&wanted[4096..]).unwrap();
     let mut back = vec![0; SIZE];
     stream.read_exact(&mut back).unwrap();
-    let sockets = rig.near.sh(&format!("ss -Htn state established dport = :{PORT}"));
+    let sockets = rig
+        .near
+        .sh(&format!("ss -Htn state established dport = :{PORT}"));
     assert!(!raw::mptcp_fell_back(&stream), "fell back to TCP");
     drop(stream);
     assert!(echo.join().unwrap() == wanted, "there: not what was sent");
@@ -118,8 +124,13 @@ fn edits_keep_connections(hook: &str) {
             let ends = [&rig.near, &rig.far];
             let errors = || {
                 let of = |n: &Netns| {
-                    ["TcpInCsumErrors", "TcpInErrs", "MPTcpExtDataCsumErr", "MPTcpExtMPFailTx"]
-                        .map(|name| counter(n, name))
+                    [
+                        "TcpInCsumErrors",
+                        "TcpInErrs",
+                        "MPTcpExtDataCsumErr",
+                        "MPTcpExtMPFailTx",
+                    ]
+                    .map(|name| counter(n, name))
                 };
                 ends.map(of)
             };
@@ -134,7 +145,10 @@ fn edits_keep_connections(hook: &str) {
             // Something was edited, and nothing failed.
             let treated = |s: &Value| {
                 let steps = s["chains"][0]["steps"].as_array().unwrap();
-                let step = steps.iter().find(|s| s["module"] == "set_recv_win").unwrap();
+                let step = steps
+                    .iter()
+                    .find(|s| s["module"] == "set_recv_win")
+                    .unwrap();
                 assert_eq!(step["errors"], 0, "{what}");
                 step["matched"].as_u64().unwrap()
             };

@@ -25,7 +25,10 @@ fn root_foreign_programs_count_the_same() {
         (None, 1),
         (Some(chain(all.clone(), json!([{ "accept": {} }]))), 1),
         (Some(chain(miss, json!([{ "accept": {} }]))), 1),
-        (Some(chain(all.clone(), json!([{ "set_mark": { "value": 7 } }]))), 1),
+        (
+            Some(chain(all.clone(), json!([{ "set_mark": { "value": 7 } }]))),
+            1,
+        ),
         (Some(chain(all, json!([{ "drop": {} }]))), 0),
     ];
     for tc in Tc::ALL {
@@ -38,7 +41,8 @@ fn root_foreign_programs_count_the_same() {
         // One is there before us, the last comes when we are there.
         let before = Judge::new(&rig.near, "p0", places[0], false);
         let early = (tc == Tc::Clsact).then(|| Judge::new(&rig.near, "p0", places[1], false));
-        rig.apply(&chain(json!({ "tcp": {} }), json!([{ "record": {} }]))).ok();
+        rig.apply(&chain(json!({ "tcp": {} }), json!([{ "record": {} }])))
+            .ok();
         let late = (tc == Tc::Tcx).then(|| Judge::new(&rig.near, "p0", places[1], false));
         let behind = Judge::new(&rig.near, "p0", places[2], true);
         for (policy, passes) in &cases {
@@ -67,8 +71,13 @@ fn root_foreign_programs_count_the_same() {
         rig.run(&["delete"]).ok();
         rig.assert_nothing_left();
         assert!(rig.near.sh("tc qdisc show dev p0").contains("clsact"));
-        assert_eq!(rig.near.sh("tc filter show dev p0 ingress").matches("judge_").count(),
-            if tc == Tc::Tcx { 2 } else { 6 });
+        assert_eq!(
+            rig.near
+                .sh("tc filter show dev p0 ingress")
+                .matches("judge_")
+                .count(),
+            if tc == Tc::Tcx { 2 } else { 6 }
+        );
     }
 }
 
@@ -77,9 +86,7 @@ fn root_foreign_programs_count_the_same() {
 fn root_clsact_qdisc_of_ours_goes() {
     let rig = Rig::new(1, Tc::Clsact);
     let qdisc = || rig.near.sh("tc qdisc show dev p0").contains("clsact");
-    let at = |hook: &str| {
-        json!([{ "name": "c", "hook": hook, "interfaces": ["p0"], "act": [{ "accept": {} }] }])
-    };
+    let at = |hook: &str| json!([{ "name": "c", "hook": hook, "interfaces": ["p0"], "act": [{ "accept": {} }] }]);
     rig.apply(&at("tc-ingress")).ok();
     assert!(qdisc());
     // The hook that made it goes, the other stays.
@@ -112,9 +119,7 @@ fn root_clsact_qdisc_of_ours_goes() {
 #[test]
 fn root_filters_of_a_killed_apply_go() {
     let rig = Rig::new(1, Tc::Clsact);
-    let at = |hooks: Value| {
-        json!([{ "name": "c", "hook": hooks, "interfaces": ["p0"], "act": [{ "accept": {} }] }])
-    };
+    let at = |hooks: Value| json!([{ "name": "c", "hook": hooks, "interfaces": ["p0"], "act": [{ "accept": {} }] }]);
     rig.apply(&at(json!(["tc-ingress", "tc-egress"]))).ok();
     assert_eq!(rig.attached(), 2);
     let path = rig.policy("c.json", &at(json!("tc-ingress")));
@@ -134,7 +139,8 @@ fn root_xdp_is_taken() {
     let program = foreign::program(&object, "judge_xdp");
     let pin = rig.bpffs.path.join("foreign");
     raw::pin(&program, &pin);
-    rig.near.sh(&format!("ip link set p0 xdp pinned {}", pin.display()));
+    rig.near
+        .sh(&format!("ip link set p0 xdp pinned {}", pin.display()));
     let link = rig.near.sh("ip -j -d link show dev p0");
     let link: Value = serde_json::from_str(&link).unwrap();
     let id = link[0]["xdp"]["prog"]["id"].as_u64().unwrap();
@@ -142,7 +148,8 @@ fn root_xdp_is_taken() {
     let mut chains = json!([{ "name": "c", "hook": "xdp", "interfaces": ["p0"],
         "act": [{ "accept": {} }] }]);
     let id = format!("(id {id})");
-    rig.apply(&chains).fails(&["p0", "judge_xdp", &id, "\"replace\": true"]);
+    rig.apply(&chains)
+        .fails(&["p0", "judge_xdp", &id, "\"replace\": true"]);
     rig.assert_nothing_left_but(1);
 
     chains[0]["xdp"] = json!({ "replace": true });

@@ -38,8 +38,7 @@ impl Frames {
     /// `false`: the interface had no room (or is down).
     pub fn send(&self, frame: &[u8]) -> bool {
         // SAFETY: the buffer has the length given.
-        let sent =
-            unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         sent == frame.len() as isize
     }
 }
@@ -108,7 +107,10 @@ pub fn wait_stopped(pid: u32) -> bool {
         let (ret, code) = unsafe {
             let mut info: libc::siginfo_t = std::mem::zeroed();
             let what = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
-            (libc::waitid(libc::P_PID, pid, &mut info, what), info.si_code)
+            (
+                libc::waitid(libc::P_PID, pid, &mut info, what),
+                info.si_code,
+            )
         };
         if ret == 0 {
             return code == libc::CLD_STOPPED;
@@ -162,7 +164,13 @@ pub fn mptcp_listener(address: std::net::IpAddr, port: u16) -> OwnedFd {
     // SAFETY: the pointers are to values of the lengths given that outlive the calls.
     unsafe {
         let value = ptr::from_ref(&on).cast();
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, value, 4);
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_REUSEADDR,
+            value,
+            4,
+        );
         let address = ptr::from_ref(&storage).cast();
         let bound = libc::bind(fd.as_raw_fd(), address, len);
         assert_eq!(bound, 0, "{}", io::Error::last_os_error());

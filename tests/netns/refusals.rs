@@ -55,9 +55,18 @@ fn root_refusals_keep_the_policy() {
     let rig = &in_force.rig;
     let texts: [(&str, &[&str]); 5] = [
         ("{ \"version\": 1,\n  \"chains\": [ }", &["bad.json:2:"]),
-        ("{ \"version\": 1, \"chians\": [] }", &["bad.json:1:17", "chains"]),
-        ("{ \"version\": 2, \"chains\": [] }", &["bad.json:1:14", "version"]),
-        ("{ \"version\": 1, \"chains\": [], \"chains\": [] }", &["bad.json:1:31", "chains"]),
+        (
+            "{ \"version\": 1, \"chians\": [] }",
+            &["bad.json:1:17", "chains"],
+        ),
+        (
+            "{ \"version\": 2, \"chains\": [] }",
+            &["bad.json:1:14", "version"],
+        ),
+        (
+            "{ \"version\": 1, \"chains\": [], \"chains\": [] }",
+            &["bad.json:1:31", "chains"],
+        ),
         ("", &["bad.json:1:1"]),
     ];
     for (text, words) in texts {
@@ -69,17 +78,34 @@ fn root_refusals_keep_the_policy() {
     rig.run(&["apply", missing.to_str().unwrap()])
         .fails(&["missing.json", "No such file"]);
 
-    let many: Vec<Value> = (0..40).map(|n| json!({ "dport": { "in": [n.to_string()] } })).collect();
+    let many: Vec<Value> = (0..40)
+        .map(|n| json!({ "dport": { "in": [n.to_string()] } }))
+        .collect();
     let chains: [(Value, &[&str]); 6] = [
-        (json!({ "interfaces": ["p9"] }), &["no interface \"p9\"", "\"p0\""]),
-        (json!({ "select": { "dprot": { "in": ["80"] } } }), &["dprot", "\"dport\""]),
-        (json!({ "act": [{ "recrod": {} }] }), &["recrod", "\"record\""]),
+        (
+            json!({ "interfaces": ["p9"] }),
+            &["no interface \"p9\"", "\"p0\""],
+        ),
+        (
+            json!({ "select": { "dprot": { "in": ["80"] } } }),
+            &["dprot", "\"dport\""],
+        ),
+        (
+            json!({ "act": [{ "recrod": {} }] }),
+            &["recrod", "\"record\""],
+        ),
         (
             json!({ "hook": "xdp", "act": [{ "set_recv_win": { "bytes": "64KiB", "wscale": 7 } }] }),
             &["xdp of p0", "tc-ingress", "trust_checksums"],
         ),
-        (json!({ "select": { "all": many } }), &["33", "tc-ingress", "dport → dport"]),
-        (json!({ "hook": "xdp", "act": [{ "set_mark": { "value": 1 } }] }), &["set_mark", "tc-ingress"]),
+        (
+            json!({ "select": { "all": many } }),
+            &["33", "tc-ingress", "dport → dport"],
+        ),
+        (
+            json!({ "hook": "xdp", "act": [{ "set_mark": { "value": 1 } }] }),
+            &["set_mark", "tc-ingress"],
+        ),
     ];
     for (fields, words) in chains {
         rig.apply(&json!([chain(fields.clone())])).fails(words);
@@ -107,7 +133,10 @@ fn root_exit_codes() {
     let in_force = InForce::new();
     let rig = &in_force.rig;
     let same = rig.policy("same.json", &json!([chain(json!({}))]));
-    let other = rig.policy("other.json", &json!([chain(json!({ "select": { "mptcp": {} } }))]));
+    let other = rig.policy(
+        "other.json",
+        &json!([chain(json!({ "select": { "mptcp": {} } }))]),
+    );
     assert_eq!(rig.run(&["frobnicate"]).code, Some(2));
     assert_eq!(rig.run(&["apply"]).code, Some(2));
     rig.run(&["apply", "--dry-run", &same]).ok();
@@ -129,7 +158,11 @@ fn root_exit_codes() {
     }
     rig.run(&["check", "--kernel", "5.10", &other]).ok();
     rig.run(&["--json", "delete"]).ok().json();
-    for args in [&["--json", "show"][..], &["--json", "status"], &["--json", "delete"]] {
+    for args in [
+        &["--json", "show"][..],
+        &["--json", "status"],
+        &["--json", "delete"],
+    ] {
         rig.run(args).ok().json();
     }
     rig.assert_nothing_left();
@@ -155,7 +188,11 @@ fn root_shown_policy_can_be_applied() {
     assert_eq!(ran.json()["changed"], false, "{}", show.out);
     // And through a pipe.
     let mut apply = rig.emptcp(&["--json", "apply", "/dev/stdin"]);
-    let mut apply = apply.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut apply = apply
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut input = apply.stdin.take().unwrap();
     std::io::Write::write_all(&mut input, show.out.as_bytes()).unwrap();
     drop(input);
@@ -208,7 +245,10 @@ fn root_without_bpffs() {
     run(&rig.folder.0).fails(&["EMPTCP_BPFFS", "no BPF file system", "mount -t bpf"]);
     run(std::path::Path::new("/nonexistent")).fails(&["EMPTCP_BPFFS", "no BPF file system"]);
     let read_only = BpfFs::new(true);
-    run(&read_only.path).fails(&["Read-only file system", &read_only.path.display().to_string()]);
+    run(&read_only.path).fails(&[
+        "Read-only file system",
+        &read_only.path.display().to_string(),
+    ]);
     assert!(rig.bpffs.tree().is_empty());
     assert_eq!(rig.attached(), 0);
 }

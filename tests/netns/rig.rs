@@ -276,9 +276,6 @@ pub struct Rig {
     pub modules: Option<PathBuf>,
 }
 
-pub const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-pub const NEAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-
 impl Rig {
     pub fn new(links: usize, tc: Tc) -> Self {
         let rig = Self {
