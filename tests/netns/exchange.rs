@@ -18,7 +18,7 @@ use super::traffic::Traffic;
 use super::traffic::ack;
 
 /// Marks with `mark`, clamps the window to `window`, counts where the two differ.
-pub fn mark_and_window(interfaces: &Value, mark: u32, window: u32) -> Value {
+pub(crate) fn mark_and_window(interfaces: &Value, mark: u32, window: u32) -> Value {
     let at = |name: &str, priority: u32| {
         json!({ "name": name, "hook": "tc-ingress",
         "interfaces": interfaces, "priority": priority })
@@ -132,7 +132,7 @@ fn root_exchange_xdp() {
         json!([
             chain(
                 "even",
-                k % 2 == 0,
+                k.is_multiple_of(2),
                 json!([{ "record": {} }, { "drop": {} }])
             ),
             chain("odd", k % 2 == 1, json!([{ "drop": {} }])),

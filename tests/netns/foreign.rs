@@ -44,7 +44,7 @@ fn compile(source: &Path, object: &Path, define: &str) {
 }
 
 /// A folder with the modules of tests/modules-src, for `--modules`.
-pub fn modules(folder: &TempDir) -> PathBuf {
+pub(crate) fn modules(folder: &TempDir) -> PathBuf {
     let modules = folder.0.join("modules");
     std::fs::create_dir(&modules).unwrap();
     for name in ["torn", "tally"] {
@@ -60,7 +60,7 @@ pub fn modules(folder: &TempDir) -> PathBuf {
 
 /// Where a judge stands.
 #[derive(Clone, Copy, Debug)]
-pub enum At {
+pub(crate) enum At {
     TcxFirst,
     TcxLast,
     /// A filter of this priority.
@@ -69,24 +69,24 @@ pub enum At {
 
 /// What a judge has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Judged {
-    pub total: u64,
-    pub untreated: u64,
-    pub mixed: u64,
-    pub mark: u32,
-    pub window: u32,
+pub(crate) struct Judged {
+    pub(crate) total: u64,
+    pub(crate) untreated: u64,
+    pub(crate) mixed: u64,
+    pub(crate) mark: u32,
+    pub(crate) window: u32,
 }
 
 /// A counting program at tc ingress.
 #[derive(Debug)]
-pub struct Judge {
+pub(crate) struct Judge {
     object: Object,
     _link: Option<OwnedFd>,
 }
 
 impl Judge {
     /// `end`: takes the counted packets away.
-    pub fn new(netns: &Netns, interface: &str, at: At, end: bool) -> Self {
+    pub(crate) fn new(netns: &Netns, interface: &str, at: At, end: bool) -> Self {
         let object = load();
         let name = if end { "judge_end" } else { "judge_pass" };
         let index = netns.ifindex(interface);
@@ -111,7 +111,7 @@ impl Judge {
         }
     }
 
-    pub fn read(&self) -> Judged {
+    pub(crate) fn read(&self) -> Judged {
         let map = self.object.maps().find(|m| m.name() == "judged").unwrap();
         let bytes = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).unwrap();
         let bytes = bytes.unwrap();
@@ -128,7 +128,7 @@ impl Judge {
 }
 
 /// Loads the judges; each has a map of its own.
-pub fn load() -> Object {
+pub(crate) fn load() -> Object {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     let bytes = BYTES.get_or_init(|| {
         let folder = TempDir::new();
@@ -141,7 +141,7 @@ pub fn load() -> Object {
     builder.open_memory(bytes).unwrap().load().unwrap()
 }
 
-pub fn program(object: &Object, name: &str) -> OwnedFd {
+pub(crate) fn program(object: &Object, name: &str) -> OwnedFd {
     let program = object.progs().find(|p| p.name() == name).unwrap();
     assert!(program.as_fd().as_raw_fd() >= 0);
     program.as_fd().try_clone_to_owned().unwrap()

@@ -10,10 +10,10 @@ use std::ptr;
 
 /// A socket that sends frames at an interface of the current namespace.
 #[derive(Debug)]
-pub struct Frames(OwnedFd);
+pub(crate) struct Frames(OwnedFd);
 
 impl Frames {
-    pub fn open(ifindex: u32) -> Self {
+    pub(crate) fn open(ifindex: u32) -> Self {
         // SAFETY: no pointers; a new descriptor is ours.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         assert!(fd >= 0, "{}", io::Error::last_os_error());
@@ -36,7 +36,7 @@ impl Frames {
     }
 
     /// `false`: the interface had no room (or is down).
-    pub fn send(&self, frame: &[u8]) -> bool {
+    pub(crate) fn send(&self, frame: &[u8]) -> bool {
         // SAFETY: the buffer has the length given.
         let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         sent == frame.len() as isize
@@ -44,7 +44,7 @@ impl Frames {
 }
 
 /// Attaches a program at TCX ingress of an interface of the current namespace.
-pub fn tcx_ingress(program: &OwnedFd, ifindex: u32, first: bool) -> OwnedFd {
+pub(crate) fn tcx_ingress(program: &OwnedFd, ifindex: u32, first: bool) -> OwnedFd {
     let opts = libbpf_sys::bpf_link_create_opts {
         sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
         flags: if first { libbpf_sys::BPF_F_BEFORE } else { 0 },
@@ -64,7 +64,7 @@ pub fn tcx_ingress(program: &OwnedFd, ifindex: u32, first: bool) -> OwnedFd {
 }
 
 /// Programs of emptcp that TCX runs at an interface of the current namespace.
-pub fn count_tcx_entries(ifindex: u32) -> usize {
+pub(crate) fn count_tcx_entries(ifindex: u32) -> usize {
     let mut count = 0;
     for at in [libbpf_sys::BPF_TCX_INGRESS, libbpf_sys::BPF_TCX_EGRESS] {
         let mut ids = [0u32; 64];
@@ -101,7 +101,7 @@ fn is_entry(id: u32) -> bool {
 }
 
 /// Waits for a child that is stopped or has ended, which it leaves to be waited for. `true`: stopped.
-pub fn wait_stopped(pid: u32) -> bool {
+pub(crate) fn wait_stopped(pid: u32) -> bool {
     loop {
         // SAFETY: all zeros is a valid value, and it outlives the call.
         let (ret, code) = unsafe {
@@ -121,7 +121,7 @@ pub fn wait_stopped(pid: u32) -> bool {
 }
 
 /// Pins a program.
-pub fn pin(program: &OwnedFd, path: &std::path::Path) {
+pub(crate) fn pin(program: &OwnedFd, path: &std::path::Path) {
     let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
     // SAFETY: the path is a C string that outlives the call.
     let ret = unsafe { libbpf_sys::bpf_obj_pin(program.as_raw_fd(), path.as_ptr()) };
@@ -158,7 +158,7 @@ fn mptcp_socket(address: std::net::SocketAddr) -> (OwnedFd, libc::sockaddr_stora
 }
 
 /// A socket of Multipath TCP that listens.
-pub fn mptcp_listener(address: std::net::IpAddr, port: u16) -> OwnedFd {
+pub(crate) fn mptcp_listener(address: std::net::IpAddr, port: u16) -> OwnedFd {
     let (fd, storage, len) = mptcp_socket(std::net::SocketAddr::new(address, port));
     let on = 1i32;
     // SAFETY: the pointers are to values of the lengths given that outlive the calls.
@@ -180,7 +180,7 @@ pub fn mptcp_listener(address: std::net::IpAddr, port: u16) -> OwnedFd {
 }
 
 /// A connection of Multipath TCP.
-pub fn mptcp_connect(address: std::net::SocketAddr) -> OwnedFd {
+pub(crate) fn mptcp_connect(address: std::net::SocketAddr) -> OwnedFd {
     let (fd, storage, len) = mptcp_socket(address);
     // SAFETY: the address has the length given and outlives the call.
     let ret = unsafe { libc::connect(fd.as_raw_fd(), ptr::from_ref(&storage).cast(), len) };
@@ -190,7 +190,7 @@ pub fn mptcp_connect(address: std::net::SocketAddr) -> OwnedFd {
 
 /// Whether a connection is plain TCP by now (`MPTCP_INFO`, which the kernel refuses then, or the
 /// flag in it).
-pub fn mptcp_fell_back(socket: &std::net::TcpStream) -> bool {
+pub(crate) fn mptcp_fell_back(socket: &std::net::TcpStream) -> bool {
     const SOL_MPTCP: i32 = 284;
     const MPTCP_INFO: i32 = 1;
     const FLAGS: usize = 8;

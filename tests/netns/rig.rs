@@ -31,10 +31,10 @@ fn unique() -> u32 {
 
 /// A folder that goes away.
 #[derive(Debug)]
-pub struct TempDir(pub PathBuf);
+pub(crate) struct TempDir(pub(crate) PathBuf);
 
 impl TempDir {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let name = format!("emptcp-t{}-{}", std::process::id(), unique());
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
@@ -42,7 +42,7 @@ impl TempDir {
     }
 
     /// Writes a file, and says where.
-    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, text).unwrap();
         path
@@ -57,13 +57,13 @@ impl Drop for TempDir {
 
 /// A BPF file system of the test's own.
 #[derive(Debug)]
-pub struct BpfFs {
-    pub path: PathBuf,
+pub(crate) struct BpfFs {
+    pub(crate) path: PathBuf,
     _folder: TempDir,
 }
 
 impl BpfFs {
-    pub fn new(read_only: bool) -> Self {
+    pub(crate) fn new(read_only: bool) -> Self {
         let folder = TempDir::new();
         let path = folder.0.join("bpf");
         fs::create_dir(&path).unwrap();
@@ -81,7 +81,7 @@ impl BpfFs {
 
     /// Paths of all pins and folders, without the number of the generation and the
     /// inode of the namespace.
-    pub fn tree(&self) -> BTreeSet<String> {
+    pub(crate) fn tree(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         // What the kernel put beside it is not ours.
         let ours = self.path.join("emptcp");
@@ -117,12 +117,12 @@ impl Drop for BpfFs {
 
 /// A network namespace that `ip netns` knows.
 #[derive(Debug)]
-pub struct Netns {
-    pub name: String,
+pub(crate) struct Netns {
+    pub(crate) name: String,
 }
 
 impl Netns {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let name = format!("emptcp-t{}-{}", std::process::id(), unique());
         sh(&format!("ip netns add {name}"));
         let netns = Self { name };
@@ -130,12 +130,12 @@ impl Netns {
         netns
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.name)
     }
 
     /// A command inside.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display()));
         command.arg("--").arg(program);
@@ -143,13 +143,13 @@ impl Netns {
     }
 
     /// Runs a line of shell inside; its standard output.
-    pub fn sh(&self, line: &str) -> String {
+    pub(crate) fn sh(&self, line: &str) -> String {
         let mut command = self.command("sh");
         checked(command.arg("-c").arg(line), line)
     }
 
     /// Runs a function on a thread inside.
-    pub fn within<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn within<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 self.enter();
@@ -160,12 +160,12 @@ impl Netns {
     }
 
     /// Moves the current thread inside.
-    pub fn enter(&self) {
+    pub(crate) fn enter(&self) {
         let netns = File::open(self.path()).unwrap();
         nix::sched::setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
     }
 
-    pub fn ifindex(&self, name: &str) -> u32 {
+    pub(crate) fn ifindex(&self, name: &str) -> u32 {
         let line = format!("cat /proc/net/dev >/dev/null; ip -j link show dev {name}");
         let links: Value = serde_json::from_str(&self.sh(&line)).unwrap();
         links[0]["ifindex"].as_u64().unwrap() as u32
@@ -174,7 +174,7 @@ impl Netns {
 
 impl Netns {
     /// How many programs run at the interfaces: all at XDP, and those of emptcp at tc.
-    pub fn attached(&self) -> usize {
+    pub(crate) fn attached(&self) -> usize {
         // bpftool does not know TCX everywhere.
         let all = self.sh("bpftool net show");
         let xdp = all.matches(" driver id ").count() + all.matches(" generic id ").count();
@@ -199,7 +199,7 @@ impl Drop for Netns {
 }
 
 /// Runs a line of shell; its standard output.
-pub fn sh(line: &str) -> String {
+pub(crate) fn sh(line: &str) -> String {
     checked(Command::new("sh").arg("-c").arg(line), line)
 }
 
@@ -212,10 +212,10 @@ fn checked(command: &mut Command, what: &str) -> String {
 
 /// What a run of `emptcp` gave.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Ran {
@@ -231,14 +231,14 @@ impl From<Output> for Ran {
 impl Ran {
     /// It succeeded.
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "{}{}", self.out, self.err);
         self
     }
 
     /// It failed, with all of these words on standard error.
     #[track_caller]
-    pub fn fails(self, words: &[&str]) -> Self {
+    pub(crate) fn fails(self, words: &[&str]) -> Self {
         assert_eq!(self.code, Some(1), "{}{}", self.out, self.err);
         for word in words {
             assert!(self.err.contains(word), "no {word:?} in: {}", self.err);
@@ -247,37 +247,37 @@ impl Ran {
     }
 
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
     }
 }
 
 /// How tc programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tc {
+pub(crate) enum Tc {
     Tcx,
     /// As on kernels before 6.6.
     Clsact,
 }
 
 impl Tc {
-    pub const ALL: [Tc; 2] = [Tc::Tcx, Tc::Clsact];
+    pub(crate) const ALL: [Tc; 2] = [Tc::Tcx, Tc::Clsact];
 }
 
 /// Two namespaces, `far` that sends and `near` where the policy is; links p0, p1, …
 /// between them; addresses 10.77.<link>.1 (far) and .2, fd77:<link>::1 and ::2.
 #[derive(Debug)]
-pub struct Rig {
-    pub far: Netns,
-    pub near: Netns,
-    pub bpffs: BpfFs,
-    pub folder: TempDir,
-    pub tc: Tc,
-    pub modules: Option<PathBuf>,
+pub(crate) struct Rig {
+    pub(crate) far: Netns,
+    pub(crate) near: Netns,
+    pub(crate) bpffs: BpfFs,
+    pub(crate) folder: TempDir,
+    pub(crate) tc: Tc,
+    pub(crate) modules: Option<PathBuf>,
 }
 
 impl Rig {
-    pub fn new(links: usize, tc: Tc) -> Self {
+    pub(crate) fn new(links: usize, tc: Tc) -> Self {
         let rig = Self {
             far: Netns::new(),
             near: Netns::new(),
@@ -292,7 +292,7 @@ impl Rig {
         rig
     }
 
-    pub fn add_link(&self, link: usize) {
+    pub(crate) fn add_link(&self, link: usize) {
         sh(&format!(
             "ip link add p{link} netns {} address 02:00:00:00:00:01 type veth \
              peer name p{link} netns {} address 02:00:00:00:00:02",
@@ -308,11 +308,11 @@ impl Rig {
     }
 
     /// The command, with arguments, where the policy is.
-    pub fn emptcp(&self, args: &[&str]) -> Command {
+    pub(crate) fn emptcp(&self, args: &[&str]) -> Command {
         self.emptcp_in(&self.near, args)
     }
 
-    pub fn emptcp_in(&self, netns: &Netns, args: &[&str]) -> Command {
+    pub(crate) fn emptcp_in(&self, netns: &Netns, args: &[&str]) -> Command {
         let mut command = netns.command(env!("CARGO_BIN_EXE_emptcp"));
         if let Some(modules) = &self.modules {
             command.arg("--modules").arg(modules);
@@ -324,47 +324,47 @@ impl Rig {
         command
     }
 
-    pub fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
         self.emptcp(args).output().unwrap().into()
     }
 
     /// Writes a policy with these chains; its path.
-    pub fn policy(&self, name: &str, chains: &Value) -> String {
+    pub(crate) fn policy(&self, name: &str, chains: &Value) -> String {
         let text = serde_json::json!({ "version": 1, "chains": chains });
         let path = self.folder.write(name, text.to_string());
         path.to_str().unwrap().to_owned()
     }
 
-    pub fn apply(&self, chains: &Value) -> Ran {
+    pub(crate) fn apply(&self, chains: &Value) -> Ran {
         let path = self.policy("policy.json", chains);
         self.run(&["apply", &path])
     }
 
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         self.run(&["--json", "status"]).ok().json()
     }
 
     /// How many programs run at the interfaces of `near`: all at XDP, and those of emptcp at tc.
-    pub fn attached(&self) -> usize {
+    pub(crate) fn attached(&self) -> usize {
         self.near.attached()
     }
 
     /// A policy leaves nothing behind.
     #[track_caller]
-    pub fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         self.assert_nothing_left_but(0);
     }
 
     /// Nothing but so many XDP programs of others.
     #[track_caller]
-    pub fn assert_nothing_left_but(&self, foreign: usize) {
+    pub(crate) fn assert_nothing_left_but(&self, foreign: usize) {
         assert_eq!(self.bpffs.tree(), ["emptcp/v1".to_owned()].into());
         assert_eq!(self.attached(), foreign);
     }
 }
 
 /// Packets that a chain counted; `None` where there is no such chain.
-pub fn chain_packets(status: &Value, chain: &str) -> Option<u64> {
+pub(crate) fn chain_packets(status: &Value, chain: &str) -> Option<u64> {
     let chains = status["chains"].as_array().unwrap();
     let mut found = chains.iter().filter(|c| c["name"] == chain).peekable();
     found.peek()?;
@@ -373,7 +373,7 @@ pub fn chain_packets(status: &Value, chain: &str) -> Option<u64> {
 
 /// A process that is killed when the test is over.
 #[derive(Debug)]
-pub struct Killed(pub Child);
+pub(crate) struct Killed(pub(crate) Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -384,7 +384,7 @@ impl Drop for Killed {
 
 /// Waits until something is so.
 #[track_caller]
-pub fn wait_for(what: &str, limit: Duration, mut so: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, limit: Duration, mut so: impl FnMut() -> bool) {
     let end = Instant::now() + limit;
     while !so() {
         assert!(Instant::now() < end, "not within {limit:?}: {what}");

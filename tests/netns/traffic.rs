@@ -15,15 +15,15 @@ use super::raw::Frames;
 use super::rig::Netns;
 
 /// A port that tests/bpf/judge.bpf.c knows.
-pub const SPORT: u16 = 7000;
+pub(crate) const SPORT: u16 = 7000;
 
 /// An ACK with the window 65535, from a port of the judge's.
-pub fn ack(family: Family, dport: u16) -> Vec<u8> {
+pub(crate) fn ack(family: Family, dport: u16) -> Vec<u8> {
     frame(family, serde_json::json!({ "tcp": { "dport": dport } }))
 }
 
 /// A frame from its description (tests/README.md); what is not said is as in [`ack`].
-pub fn frame(family: Family, description: serde_json::Value) -> Vec<u8> {
+pub(crate) fn frame(family: Family, description: serde_json::Value) -> Vec<u8> {
     let mut whole = serde_json::json!({
         "eth": { "src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02" },
         "tcp": { "sport": SPORT, "dport": 80, "flags": "A", "window": 65535 },
@@ -46,7 +46,7 @@ fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
 
 /// Sends these frames in turn, in small bursts, until it is stopped.
 #[derive(Debug)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -57,7 +57,7 @@ const BURST: u64 = 32;
 
 impl Traffic {
     /// `rate`: frames a second.
-    pub fn start(netns: &Netns, interface: &str, frames: Vec<Vec<u8>>, rate: u64) -> Self {
+    pub(crate) fn start(netns: &Netns, interface: &str, frames: Vec<Vec<u8>>, rate: u64) -> Self {
         let socket = netns.within(|| Frames::open(netns.ifindex(interface)));
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
@@ -86,12 +86,12 @@ impl Traffic {
         }
     }
 
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
     /// Frames that were sent, when no more are under way.
-    pub fn finish(mut self) -> u64 {
+    pub(crate) fn finish(mut self) -> u64 {
         self.end();
         std::thread::sleep(Duration::from_millis(100));
         self.sent()
@@ -112,7 +112,7 @@ impl Drop for Traffic {
 }
 
 /// Sends so many frames of either family, and waits until they arrived.
-pub fn probe(netns: &Netns, interface: &str, count: usize) {
+pub(crate) fn probe(netns: &Netns, interface: &str, count: usize) {
     let socket = netns.within(|| Frames::open(netns.ifindex(interface)));
     for _ in 0..count {
         for family in Family::ALL {
@@ -123,7 +123,7 @@ pub fn probe(netns: &Netns, interface: &str, count: usize) {
 }
 
 /// Sends one frame.
-pub fn send(netns: &Netns, interface: &str, frame: &[u8]) {
+pub(crate) fn send(netns: &Netns, interface: &str, frame: &[u8]) {
     let socket = netns.within(|| Frames::open(netns.ifindex(interface)));
     assert!(socket.send(frame));
     std::thread::sleep(Duration::from_millis(5));
