@@ -500,6 +500,7 @@ pub fn delete() -> Result<bool> {
         // No entry program knows generation 0: all packets pass, everywhere at once.
         sys::store_u64(&map, 0, 0).context("cannot change the generation")?;
     }
+    fail_point!("before-detach");
     if let Some(stored) = &stored {
         for attachment in &stored.attachments {
             attach::place(home, attachment)?.detach()?;

@@ -130,7 +130,11 @@ impl Stand {
 
     /// Kills an apply at a place. `false`: it never got there, and succeeded.
     fn kill_at(&self, policy: &str, place: &str) -> bool {
-        let mut command = self.rig.emptcp(&["apply", policy]);
+        self.kill_command_at(&["apply", policy], place)
+    }
+
+    fn kill_command_at(&self, args: &[&str], place: &str) -> bool {
+        let mut command = self.rig.emptcp(args);
         let child = command.env("EMPTCP_STOP_AT", place).spawn().unwrap();
         let mut child = Killed(child);
         let stopped = raw::wait_stopped(child.0.id());
@@ -231,6 +235,28 @@ fn root_killed_at_random() {
     println!("killed 50 times, {new} times the new policy was in force");
     stand.rig.run(&["delete"]).ok();
     stand.rig.assert_nothing_left();
+}
+
+/// A delete that ends in the middle has deleted all that packets see.
+#[test]
+fn root_killed_delete() {
+    for tc in Tc::ALL {
+        let stand = Stand::new(tc);
+        let nothing = stand.nothing();
+        let one = stand.reference(1, &["p0", "p1"]);
+        for next in [&nothing, &one] {
+            stand.apply(&one);
+            assert!(stand.kill_command_at(&["delete"], "before-detach"));
+            stand.assert_treats(&nothing);
+            stand.apply(next);
+            stand.assert_treats(next);
+            if next.number.is_some() {
+                stand.assert_clean(next);
+                stand.apply(&nothing);
+            }
+            stand.rig.assert_nothing_left();
+        }
+    }
 }
 
 /// More steps than the counters have room for: their map is exchanged too.
