@@ -9,6 +9,7 @@ use super::foreign::Judge;
 use super::raw;
 use super::rig::Rig;
 use super::rig::Tc;
+use super::rig::chain_packets;
 use super::traffic::probe;
 
 fn chain(select: Value, act: Value) -> Value {
@@ -157,6 +158,32 @@ fn root_xdp_is_taken() {
     assert_eq!(rig.status()["drift"], json!([]));
     let ours = rig.near.sh("ip -j -d link show dev p0");
     assert!(ours.contains("emptcp_entry"), "{ours}");
+    rig.run(&["delete"]).ok();
+    rig.assert_nothing_left();
+}
+
+/// Mode and position need another attachment: ours is not in its own way.
+#[test]
+fn root_attachment_is_made_anew() {
+    let rig = Rig::new(1, Tc::Tcx);
+    for round in 0..6 {
+        let odd = round % 2 == 1;
+        let chains = json!([
+            { "name": "x", "hook": "xdp", "interfaces": ["p0"], "act": [{ "record": {} }],
+                "xdp": { "mode": if odd { "generic" } else { "native" } } },
+            { "name": "t", "hook": "tc-ingress", "interfaces": ["p0"], "act": [{ "record": {} }],
+                "position": if odd { "first" } else { "last" } },
+        ]);
+        rig.apply(&chains).ok();
+        let status = rig.status();
+        assert_eq!(status["drift"], json!([]));
+        assert_eq!(rig.attached(), 2);
+        let before = ["x", "t"].map(|c| chain_packets(&status, c).unwrap());
+        probe(&rig.far, "p0", 5);
+        let status = rig.status();
+        let now = ["x", "t"].map(|c| chain_packets(&status, c).unwrap());
+        assert_eq!(now, before.map(|n| n + 10));
+    }
     rig.run(&["delete"]).ok();
     rig.assert_nothing_left();
 }
