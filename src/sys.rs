@@ -427,6 +427,12 @@ pub(crate) fn link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()>
     .map(drop)
 }
 
+/// Detaches the program of a link at once (`BPF_LINK_DETACH`).
+pub(crate) fn link_detach(link: impl AsFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libbpf_sys::bpf_link_detach(link.as_fd().as_raw_fd()) }).map(drop)
+}
+
 /// Opens a program by its id.
 pub(crate) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     // SAFETY: no pointers.

@@ -86,7 +86,7 @@ pub fn main() -> ExitCode {
     restore_sigpipe();
     let cli = Cli::parse();
     #[cfg(feature = "failpoints")]
-    let _scenario = fail::FailScenario::setup();
+    let _scenario = stop_where_told();
     match run(cli) {
         Ok(Done::Yes) => ExitCode::SUCCESS,
         Ok(Done::Invalid) => ExitCode::FAILURE,
@@ -99,6 +99,29 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `EMPTCP_STOP_AT=attached:2`: a SIGSTOP when this place is reached for the second time, so that a
+/// test can wait for it, and kill the process there.
+#[cfg(feature = "failpoints")]
+fn stop_where_told() -> fail::FailScenario<'static> {
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering;
+
+    let scenario = fail::FailScenario::setup();
+    if let Ok(told) = std::env::var("EMPTCP_STOP_AT") {
+        let (place, times) = told.split_once(':').unwrap_or((told.as_str(), "1"));
+        let left = AtomicU32::new(times.parse().unwrap_or(1));
+        let stop = move || {
+            if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+            }
+        };
+        if let Err(error) = fail::cfg_callback(place, stop) {
+            eprintln!("emptcp: EMPTCP_STOP_AT: {error}");
+        }
+    }
+    scenario
 }
 
 fn run(cli: Cli) -> Result<Done> {

@@ -72,7 +72,6 @@ impl Wanted<'_> {
 #[derive(Debug)]
 pub(super) struct Attached {
     pub(super) via: Via,
-    pub(super) made_qdisc: bool,
     /// How to take it back.
     pub(super) undo: Undo,
 }
@@ -104,7 +103,6 @@ pub(super) enum At {
         ifindex: u32,
         hook: Hook,
         priority: u32,
-        made_qdisc: bool,
     },
 }
 
@@ -121,7 +119,6 @@ impl At {
                 ifindex,
                 hook,
                 priority,
-                ..
             } => {
                 filter(program.as_fd(), *ifindex, *hook, *priority)
                     .replace(true)
@@ -134,13 +131,18 @@ impl At {
 
     pub(super) fn detach(&self) -> Result<()> {
         match self {
-            // The last reference to a link is its pin.
-            At::Link(pin) => pin::remove(pin),
+            At::Link(pin) => {
+                if let Ok(link) = sys::open_pin(pin) {
+                    // Now: what goes with its last reference goes later, and XDP would be taken. An
+                    // error says that the interface has gone.
+                    let _ = sys::link_detach(&link);
+                }
+                pin::remove(pin)
+            }
             At::Filter {
                 ifindex,
                 hook,
                 priority,
-                made_qdisc,
             } => {
                 if interfaces()?.by_index(*ifindex).is_none() {
                     return Ok(());
@@ -150,18 +152,10 @@ impl At {
                     Err(e)
                         if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) =>
                     {
-                        return Err(e).context("cannot remove a filter");
+                        Err(e).context("cannot remove a filter")
                     }
-                    _ => {}
+                    _ => Ok(()),
                 }
-                if *made_qdisc && netlink::clsact_filters(*ifindex).is_ok_and(|n| n == 0) {
-                    // Somebody else may have removed it already.
-                    let _ = TcHookBuilder::new(io::stderr().as_fd())
-                        .ifindex(*ifindex as i32)
-                        .hook(TC_INGRESS | TC_EGRESS)
-                        .destroy();
-                }
-                Ok(())
             }
         }
     }
@@ -200,7 +194,6 @@ pub(super) fn place(home: &Home, stored: &StoredAttachment) -> Result<At> {
             ifindex: stored.ifindex,
             hook,
             priority: priority(&stored.options),
-            made_qdisc: stored.made_qdisc,
         },
     })
 }
@@ -231,13 +224,16 @@ pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Option<u32> {
             ifindex,
             hook,
             priority,
-            ..
         } => filter_of_any(ifindex, hook, priority).query().ok(),
     }
 }
 
 /// Whether this kernel has TCX (Linux 6.6).
 pub(super) fn has_tcx(ifindex: u32) -> bool {
+    // Tests of the other way need no old kernel.
+    if cfg!(feature = "failpoints") && std::env::var_os("EMPTCP_NO_TCX").is_some() {
+        return false;
+    }
     sys::tcx_programs(ifindex, false).is_ok()
 }
 
@@ -261,7 +257,6 @@ pub(super) fn attach(
             at.exchange(&program)?;
             return Ok(Attached {
                 via: present.via,
-                made_qdisc: present.made_qdisc,
                 undo: Undo::Exchange(at, before),
             });
         }
@@ -272,7 +267,7 @@ pub(super) fn attach(
     if wanted.hook == Hook::Xdp || has_tcx(index) {
         attach_link(home, wanted, program)
     } else {
-        attach_filter(wanted, program)
+        attach_filter(home, wanted, program)
     }
 }
 
@@ -280,7 +275,7 @@ fn attach_link(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<A
     let index = wanted.interface.index;
     let pin = link_pin(home, index, wanted.hook);
     // Left behind by an apply that was killed.
-    pin::remove(&pin)?;
+    At::Link(pin.clone()).detach()?;
     let (via, link) = match wanted.hook {
         Hook::Xdp => (Via::Xdp, attach_xdp(wanted, &program)?),
         Hook::TcIngress | Hook::TcEgress => {
@@ -301,7 +296,6 @@ fn attach_link(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<A
     sys::pin(&link, &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
     Ok(Attached {
         via,
-        made_qdisc: false,
         undo: Undo::Detach(At::Link(pin)),
     })
 }
@@ -379,7 +373,7 @@ fn occupant(interface: &Interface) -> Option<u32> {
     now.by_index(interface.index)?.xdp_program
 }
 
-fn attach_filter(wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
+fn attach_filter(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
     let index = wanted.interface.index;
     let priority = priority(&wanted.options());
     if matches!(
@@ -392,11 +386,20 @@ fn attach_filter(wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
         );
     }
     let mut hook = filter(program.as_fd(), index, wanted.hook, priority);
-    let made_qdisc = match hook.create() {
-        Ok(_) => true,
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => false,
-        Err(e) => return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted))),
-    };
+    // Noted first: an apply that is killed leaves no qdisc that nobody knows of.
+    let note = qdisc_note(home, index);
+    let is_ours = note.exists();
+    pin::create_folder(&note)?;
+    let created = hook.create();
+    if created.is_err() && !is_ours {
+        pin::remove(&note)?;
+    }
+    match created {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted)));
+        }
+        _ => {}
+    }
     if let Ok(id) = hook.query() {
         let name = sys::program_by_id(id)
             .and_then(sys::program_info)
@@ -415,28 +418,57 @@ fn attach_filter(wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
         ifindex: index,
         hook: wanted.hook,
         priority,
-        made_qdisc,
     };
     Ok(Attached {
         via: Via::Clsact,
-        made_qdisc,
         undo: Undo::Detach(at),
     })
 }
 
-/// Removes filters of ours from an interface that no stored policy knows of: an
-/// apply was killed. Links need no search, their pins tell.
-pub(super) fn sweep_filters(ifindex: u32) {
+/// A folder that stands for a clsact qdisc that we made.
+fn qdisc_note(home: &Home, ifindex: u32) -> PathBuf {
+    home.join(QDISCS).join(ifindex.to_string())
+}
+
+/// Folder of the notes of qdiscs.
+const QDISCS: &str = "qdiscs";
+
+/// Removes the qdiscs that we made, where nobody has a filter any more; `used`: interfaces where
+/// we have.
+pub(super) fn sweep_qdiscs(home: &Home, used: impl Fn(u32) -> bool) -> Result<()> {
+    for name in pin::list(&home.join(QDISCS))? {
+        let ifindex = name.parse().unwrap_or(0);
+        if used(ifindex) {
+            continue;
+        }
+        if netlink::clsact_filters(ifindex).is_ok_and(|n| n == 0) {
+            // Somebody else may have removed it already.
+            let _ = TcHookBuilder::new(io::stderr().as_fd())
+                .ifindex(ifindex as i32)
+                .hook(TC_INGRESS | TC_EGRESS)
+                .destroy();
+        }
+        pin::remove(&qdisc_note(home, ifindex))?;
+    }
+    Ok(())
+}
+
+/// Removes filters of ours that no stored policy knows of: an apply was killed. `known`: options
+/// of the attachment at a hook. Links need no search, their pins tell.
+pub(super) fn sweep_filters(ifindex: u32, known: impl Fn(Hook) -> Option<String>) {
     if has_tcx(ifindex) {
         return;
     }
     for hook in [Hook::TcIngress, Hook::TcEgress] {
+        let keep = known(hook).map(|options| priority(&options));
         for priority in [PRIORITY, PRIORITY_FIRST] {
+            if keep == Some(priority) {
+                continue;
+            }
             let at = At::Filter {
                 ifindex,
                 hook,
                 priority,
-                made_qdisc: false,
             };
             let Ok(id) = filter_of_any(ifindex, hook, priority).query() else {
                 continue;

@@ -118,7 +118,8 @@ pub fn status() -> Result<Option<Status>> {
     let Some(stored) = in_force(&home)? else {
         return Ok(None);
     };
-    let shared = open_shared(&home)?.context("pins of the policy are missing; apply it again")?;
+    let shared =
+        open_shared(&home, &stored)?.context("pins of the policy are missing; apply it again")?;
     let mut attachments = Vec::new();
     for attachment in &stored.attachments {
         let class = &stored.classes[attachment.class];

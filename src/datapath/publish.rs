@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -44,6 +45,7 @@ use super::stored::Stored;
 use super::stored::StoredAttachment;
 use super::stored::StoredClass;
 use super::stored::StoredStep;
+use super::stored::Via;
 use crate::abi;
 use crate::abi::Framing;
 use crate::graph::BoundChain;
@@ -127,7 +129,7 @@ impl Apply<'_> {
         let Some(stored) = in_force(&home)? else {
             return Ok(true);
         };
-        let Some(shared) = open_shared(&home)? else {
+        let Some(shared) = open_shared(&home, &stored)? else {
             return Ok(true);
         };
         let (classes, _) = self.classes(Some(&stored), &shared)?;
@@ -136,12 +138,19 @@ impl Apply<'_> {
 
     fn publish(&self, home: &Home) -> Result<Outcome> {
         let stored = in_force(home)?;
+        if stored.is_none() && stored_at(home)?.is_some() {
+            // Of a namespace that is gone: nothing of it is ours.
+            for name in pin::list(home.path())? {
+                pin::remove(&home.join(name))?;
+            }
+        }
         sweep(home, stored.as_ref())?;
-        let mut shared = shared(home)?;
+        let mut shared = shared(home, stored.as_ref())?;
         let (mut classes, ids) = self.classes(stored.as_ref(), &shared)?;
         if let Some(stored) = &stored
             && self.is_in_force(home, stored, &classes, &shared)
         {
+            self.sweep_state(home, &classes)?;
             return Ok(Outcome::Unchanged);
         }
 
@@ -162,6 +171,7 @@ impl Apply<'_> {
         let number = next_number(&shared)?;
         let folder = home.join(stored::generation_folder(number));
         pin::create_folder(&folder)?;
+        let kept = pin::list(&home.join(STATE))?;
         let mut undo = Vec::new();
         let published = self.exchange(home, stored.as_ref(), &shared, &classes, number, &mut undo);
         let mut now = match published {
@@ -173,11 +183,19 @@ impl Apply<'_> {
                     }
                 }
                 pin::remove(&folder)?;
+                sweep_qdiscs(home, stored.as_ref())?;
+                let new = pin::list(&home.join(STATE))?;
+                for name in new.iter().filter(|n| !kept.contains(n)) {
+                    pin::remove(&home.join(STATE).join(name))?;
+                }
                 return Err(error);
             }
         };
         now.ids = ids;
         now.counters = capacity;
+        // With their generation: another one may need more of them.
+        let pin = folder.join(COUNTERS);
+        sys::pin(&shared.counters, &pin).context("cannot pin the counters")?;
         now.pin(&folder.join("policy"))?;
         fail_point!("before-flip");
         sys::store_u64(&shared.generation, 0, number).context("cannot change the generation")?;
@@ -185,9 +203,6 @@ impl Apply<'_> {
         sys::grace_period().context("cannot wait for the programs that run")?;
         if let Some(old) = old_counters {
             carry_over(&old, &shared.counters, stored.as_ref(), &now)?;
-            let pin = home.join(COUNTERS);
-            pin::remove(&pin)?;
-            sys::pin(&shared.counters, &pin).context("cannot pin the counters")?;
         }
         fail_point!("before-cleanup");
         if let Some(stored) = &stored {
@@ -395,7 +410,6 @@ impl Apply<'_> {
                 via: attached.via,
                 options: place.options(),
                 program: sys::program_info(&*entry)?.0,
-                made_qdisc: attached.made_qdisc,
             });
             fail_point!("attached");
         }
@@ -480,16 +494,17 @@ impl Apply<'_> {
 /// No privilege, or the kernel's.
 pub fn delete() -> Result<bool> {
     let home = Home::current(false)?;
-    if !home.exists() {
+    if !home.exists()? {
         return Ok(false);
     }
     let locked = home.lock()?;
     let home = &locked.home;
     let stored = in_force(home)?;
-    if let Some(shared) = open_shared(home)? {
+    if let Ok(map) = MapHandle::from_pinned_path(home.join(GENERATION)) {
         // No entry program knows generation 0: all packets pass, everywhere at once.
-        sys::store_u64(&shared.generation, 0, 0).context("cannot change the generation")?;
+        sys::store_u64(&map, 0, 0).context("cannot change the generation")?;
     }
+    fail_point!("before-detach");
     if let Some(stored) = &stored {
         for attachment in &stored.attachments {
             attach::place(home, attachment)?.detach()?;
@@ -542,40 +557,53 @@ fn next_number(shared: &Shared) -> Result<u64> {
 }
 
 /// The maps that all steps share; created where they are not.
-fn shared(home: &Home) -> Result<Shared> {
-    let new = Shared::create(loader::COUNTERS)?;
+fn shared(home: &Home, stored: Option<&Stored>) -> Result<Shared> {
+    let new = Shared::create(stored.map_or(loader::COUNTERS, |s| s.counters))?;
+    let existing = |path: &Path| {
+        MapHandle::from_pinned_path(path).with_context(|| format!("cannot open {}", path.display()))
+    };
     let open = |name: &str, new: MapHandle| -> Result<MapHandle> {
         let path = home.join(name);
         if path.exists() {
-            return MapHandle::from_pinned_path(&path)
-                .with_context(|| format!("cannot open {}", path.display()));
+            return existing(&path);
         }
         sys::pin(&new, &path).with_context(|| format!("cannot pin {}", path.display()))?;
         Ok(new)
     };
     Ok(Shared {
         generation: open(GENERATION, new.generation)?,
-        counters: open(COUNTERS, new.counters)?,
+        counters: match stored.map(|s| counters_pin(home, s)) {
+            Some(path) if path.exists() => existing(&path)?,
+            _ => new.counters,
+        },
         reasons: open(REASONS, new.reasons)?,
         chain_words: open(CHAIN_WORDS, new.chain_words)?,
     })
 }
 
-/// The maps that all steps share, if they are all there.
-pub(super) fn open_shared(home: &Home) -> Result<Option<Shared>> {
-    let names = [GENERATION, COUNTERS, REASONS, CHAIN_WORDS];
-    if names.iter().any(|n| !home.join(n).exists()) {
+/// The maps that all steps of a policy share, if they are all there.
+pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>> {
+    let [generation, reasons, chain_words] =
+        [GENERATION, REASONS, CHAIN_WORDS].map(|name| home.join(name));
+    let counters = counters_pin(home, stored);
+    let all = [&generation, &counters, &reasons, &chain_words];
+    if all.iter().any(|path| !path.exists()) {
         return Ok(None);
     }
-    let open = |name: &str| {
-        MapHandle::from_pinned_path(home.join(name)).with_context(|| format!("cannot open {name}"))
+    let open = |path: &Path| {
+        MapHandle::from_pinned_path(path).with_context(|| format!("cannot open {}", path.display()))
     };
     Ok(Some(Shared {
-        generation: open(GENERATION)?,
-        counters: open(COUNTERS)?,
-        reasons: open(REASONS)?,
-        chain_words: open(CHAIN_WORDS)?,
+        generation: open(&generation)?,
+        counters: open(&counters)?,
+        reasons: open(&reasons)?,
+        chain_words: open(&chain_words)?,
     }))
+}
+
+fn counters_pin(home: &Home, stored: &Stored) -> PathBuf {
+    home.join(stored::generation_folder(stored.generation))
+        .join(COUNTERS)
 }
 
 /// Identity of a step in the counters: a chain counts apart at each of its hooks.
@@ -747,17 +775,23 @@ fn sweep(home: &Home, stored: Option<&Stored>) -> Result<()> {
             stored.is_some_and(|(s, ifindex)| find(s, ifindex, hook).is_some())
         });
         if !known {
-            pin::remove(&links.join(name))?;
+            attach::At::Link(links.join(name)).detach()?;
         }
     }
     for interface in interfaces()?.0 {
-        let known =
-            stored.is_some_and(|s| s.attachments.iter().any(|a| a.ifindex == interface.index));
-        if !known {
-            attach::sweep_filters(interface.index);
-        }
+        attach::sweep_filters(interface.index, |hook| {
+            let known = stored.and_then(|s| find(s, interface.index, hook.name()));
+            known.map(|a| a.options.clone())
+        });
     }
-    Ok(())
+    sweep_qdiscs(home, stored)
+}
+
+fn sweep_qdiscs(home: &Home, stored: Option<&Stored>) -> Result<()> {
+    attach::sweep_qdiscs(home, |ifindex| {
+        let mut attachments = stored.into_iter().flat_map(|s| &s.attachments);
+        attachments.any(|a| a.ifindex == ifindex && a.via == Via::Clsact)
+    })
 }
 
 /// Removes the folder with all pins.

@@ -91,8 +91,6 @@ pub(crate) struct StoredAttachment {
     pub(crate) options: String,
     /// Id of the entry program.
     pub(crate) program: u32,
-    /// The clsact qdisc is ours.
-    pub(crate) made_qdisc: bool,
 }
 
 impl Stored {
