@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use clap::Parser;
 use clap::Subcommand;
 use serde::Serialize;
@@ -29,6 +30,7 @@ use crate::module::KernelVersion;
 use crate::module::Registry;
 use crate::params;
 use crate::params::InterfaceResolver;
+use crate::params::check_description;
 use crate::policy::Diagnostic;
 use crate::policy::Policy;
 use crate::policy::load;
@@ -130,6 +132,12 @@ fn run(cli: Cli) -> Result<Done> {
     let mut registry = Registry::builtin()?;
     for folder in &cli.modules {
         registry.add_folder(folder)?;
+        for module in registry.modules() {
+            let problems = check_description(module);
+            if !problems.is_empty() {
+                bail!("module {}: {}", module.name, problems.join("; "));
+            }
+        }
     }
     // Nothing is encoded by a description that cannot be used.
     for module in registry.modules() {
