@@ -105,7 +105,7 @@ fn successors(loaded: &Loaded, node: usize) -> Vec<usize> {
 #[test]
 fn root_every_tail_call_is_a_direct_jump() {
     if let Some(why) = cannot_judge() {
-        println!("skipped: {why}");
+        kernel::skipped(&why);
         return;
     }
     let registry = Registry::builtin().unwrap();
@@ -156,7 +156,7 @@ fn root_every_tail_call_is_a_direct_jump() {
 #[test]
 fn root_control_indirect_tail_calls_are_found() {
     if let Some(why) = cannot_judge() {
-        println!("skipped: {why}");
+        kernel::skipped(&why);
         return;
     }
     let names = ["indirect_merged", "indirect_variable"];

@@ -71,7 +71,9 @@ fn compare(
 fn root_verified_instructions_have_not_grown() {
     let version = kernel::version();
     if version < KernelVersion(5, 16) {
-        println!("skipped: Linux {version} does not tell how many instructions it verified");
+        kernel::skipped(&format!(
+            "Linux {version} does not tell how many instructions it verified"
+        ));
         return;
     }
     let found = counts();
@@ -89,7 +91,7 @@ fn root_verified_instructions_have_not_grown() {
         return;
     }
     match baseline.get(&version.to_string()) {
-        None => println!("skipped: there is no baseline of Linux {version}"),
+        None => kernel::skipped(&format!("there is no baseline of Linux {version}")),
         Some(baseline) => {
             let wrong = compare(&found, baseline);
             assert!(

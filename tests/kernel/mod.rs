@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
@@ -49,6 +50,11 @@ pub fn version() -> KernelVersion {
 /// In a guest of scripts/vmtest.sh there are no tools but those of the tests.
 pub fn in_guest() -> bool {
     std::env::var_os("EMPTCP_TEST_GUEST").is_some_and(|v| v == "1")
+}
+
+/// Says what a test leaves out, past the harness, which hides what a test that passes prints.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// The hooks by their names.
