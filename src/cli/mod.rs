@@ -28,7 +28,6 @@ use crate::graph::BoundChain;
 use crate::graph::bind;
 use crate::module::KernelVersion;
 use crate::module::Registry;
-use crate::params;
 use crate::params::InterfaceResolver;
 use crate::params::check_description;
 use crate::policy::Diagnostic;
@@ -132,17 +131,11 @@ fn run(cli: Cli) -> Result<Done> {
     let mut registry = Registry::builtin()?;
     for folder in &cli.modules {
         registry.add_folder(folder)?;
-        for module in registry.modules() {
-            let problems = check_description(module);
-            if !problems.is_empty() {
-                bail!("module {}: {}", module.name, problems.join("; "));
-            }
-        }
     }
     // Nothing is encoded by a description that cannot be used.
     for module in registry.modules() {
-        if let Some(problem) = params::check_description(module).first() {
-            anyhow::bail!("module {} describes itself wrongly: {problem}", module.name);
+        if let Some(problem) = check_description(module).first() {
+            bail!("module {} describes itself wrongly: {problem}", module.name);
         }
     }
     let context = Context {
