@@ -125,6 +125,7 @@ stage_fast() {
 	else
 		skip "lints" "no clippy"
 	fi
+	step "generated documentation" scripts/gen-docs.sh --check
 	step "tests without root" cargo test --workspace --features "$FEATURES" --no-fail-fast -- --skip root_
 }
 

@@ -61,6 +61,9 @@ struct emptcp_prefix_key {
 	struct emptcp_addr addr;
 };
 
+/** Key of a table of ports: a port, in the byte order of the machine. */
+typedef __u32 emptcp_port_key;
+
 /** Set of the names of an enum whose values are 0 to 63: bit n stands for value n. */
 #define EMPTCP_SET(enum_type)     \
 	union {                   \

@@ -27,6 +27,7 @@ use crate::graph::BoundChain;
 use crate::graph::bind;
 use crate::module::KernelVersion;
 use crate::module::Registry;
+use crate::params;
 use crate::params::InterfaceResolver;
 use crate::policy::Diagnostic;
 use crate::policy::Policy;
@@ -129,6 +130,12 @@ fn run(cli: Cli) -> Result<Done> {
     let mut registry = Registry::builtin()?;
     for folder in &cli.modules {
         registry.add_folder(folder)?;
+    }
+    // Nothing is encoded by a description that cannot be used.
+    for module in registry.modules() {
+        if let Some(problem) = params::check_description(module).first() {
+            anyhow::bail!("module {} describes itself wrongly: {problem}", module.name);
+        }
     }
     let context = Context {
         json: cli.json,

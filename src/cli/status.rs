@@ -8,13 +8,28 @@ use comfy_table::presets::NOTHING;
 use super::Context;
 use super::Done;
 use super::print_json;
+use crate::datapath::NamespaceStatus;
 use crate::datapath::Status;
 use crate::datapath::status;
+use crate::datapath::status_all;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// A line for each network namespace that has a policy.
+    #[arg(long)]
+    all: bool,
+}
 
-pub(super) fn run(context: &Context, _args: &Args) -> Result<Done> {
+pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
+    if args.all {
+        let all = status_all()?;
+        if context.json {
+            print_json(&all)?;
+        } else {
+            print_all(&all);
+        }
+        return Ok(Done::Yes);
+    }
     let status = status()?;
     if context.json {
         print_json(&status)?;
@@ -43,7 +58,8 @@ fn print(status: &Status) {
             a.chains.join(", "),
         ]);
     }
-    println!("\n{places}");
+    println!();
+    print_table(&places);
 
     let mut steps = table(
         &[
@@ -87,16 +103,33 @@ fn print(status: &Status) {
             ]);
         }
     }
-    println!("\n{steps}");
-
+    println!();
+    print_table(&steps);
+    if !status.reasons.is_empty() {
+        println!();
+    }
     for (hook, reasons) in &status.reasons {
         for (reason, packets) in reasons {
-            println!("{hook}: {packets} packets passed untreated: {reason}");
+            println!("{hook}: {packets} packets could not be treated: {reason}");
         }
     }
     for line in &status.drift {
         eprintln!("emptcp: drift: {line} (apply mends it)");
     }
+}
+
+fn print_all(all: &[NamespaceStatus]) {
+    let mut table = table(&["NETNS", "NAMES", "GENERATION", "CHAINS", "PINS"], &[0, 2]);
+    for namespace in all {
+        table.add_row([
+            namespace.netns.to_string(),
+            namespace.names.join(", "),
+            namespace.generation.to_string(),
+            namespace.chains.join(", "),
+            namespace.pins.clone(),
+        ]);
+    }
+    print_table(&table);
 }
 
 /// A table without lines; `right`: columns of numbers.
@@ -108,5 +141,15 @@ fn table(header: &[&str], right: &[usize]) -> Table {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table
+}
+
+/// Without the blanks that fill the last column.
+fn print_table(table: &Table) {
+    for line in table.lines() {
+        println!("{}", line.trim_end());
+    }
 }

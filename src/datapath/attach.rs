@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
 use anyhow::bail;
+use libbpf_rs::ErrorKind;
 use libbpf_rs::TC_EGRESS;
 use libbpf_rs::TC_INGRESS;
 use libbpf_rs::TcHook;
@@ -20,9 +22,10 @@ use libbpf_rs::query::LinkInfo;
 use libbpf_rs::query::LinkTypeInfo;
 
 use super::netlink;
-use super::netlink::Interface;
+use super::netlink::interfaces;
 use super::stored::StoredAttachment;
 use super::stored::Via;
+use crate::interface::Interface;
 use crate::module::Hook;
 use crate::pin;
 use crate::pin::Home;
@@ -141,10 +144,16 @@ impl At {
                 hook,
                 priority,
             } => {
-                let own = std::fs::File::open("/dev/null")?;
-                let mut hook = filter(own.as_fd(), *ifindex, *hook, *priority);
-                match hook.detach() {
-                    Err(e) if !gone(&e) => Err(e).context("cannot remove a filter"),
+                if interfaces()?.by_index(*ifindex).is_none() {
+                    return Ok(());
+                }
+                match filter_of_any(*ifindex, *hook, *priority).detach() {
+                    // The filter or its qdisc is gone: ENOENT, EINVAL.
+                    Err(e)
+                        if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) =>
+                    {
+                        Err(e).context("cannot remove a filter")
+                    }
                     _ => Ok(()),
                 }
             }
@@ -152,16 +161,7 @@ impl At {
     }
 }
 
-/// The kernel has no such interface, qdisc or filter any more.
-fn gone(error: &libbpf_rs::Error) -> bool {
-    let text = format!("{error:?}");
-    matches!(
-        error.kind(),
-        libbpf_rs::ErrorKind::NotFound | libbpf_rs::ErrorKind::InvalidInput
-    ) || text.contains("No such device")
-}
-
-fn filter(program: std::os::fd::BorrowedFd<'_>, ifindex: u32, hook: Hook, priority: u32) -> TcHook {
+fn filter(program: BorrowedFd<'_>, ifindex: u32, hook: Hook, priority: u32) -> TcHook {
     let point = if hook == Hook::TcEgress {
         TC_EGRESS
     } else {
@@ -172,6 +172,11 @@ fn filter(program: std::os::fd::BorrowedFd<'_>, ifindex: u32, hook: Hook, priori
         .handle(HANDLE)
         .priority(priority)
         .hook(point)
+}
+
+/// A filter to ask for or to remove: [`TcHook`] wants a program there too, and uses none.
+fn filter_of_any(ifindex: u32, hook: Hook, priority: u32) -> TcHook {
+    filter(io::stderr().as_fd(), ifindex, hook, priority)
 }
 
 /// Path of the pin of a link.
@@ -219,10 +224,7 @@ pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Option<u32> {
             ifindex,
             hook,
             priority,
-        } => {
-            let own = std::fs::File::open("/dev/null").ok()?;
-            filter(own.as_fd(), ifindex, hook, priority).query().ok()
-        }
+        } => filter_of_any(ifindex, hook, priority).query().ok(),
     }
 }
 
@@ -247,16 +249,16 @@ pub(super) fn attach(
     program: impl AsFd,
 ) -> Result<Attached> {
     if let Some(present) = present {
-        if present.options == wanted.options() {
-            if let Some(id) = running(home, present) {
-                let at = place(home, present)?;
-                let before = sys::program_by_id(id).context("cannot open the program in force")?;
-                at.exchange(&program)?;
-                return Ok(Attached {
-                    via: present.via,
-                    undo: Undo::Exchange(at, before),
-                });
-            }
+        if present.options == wanted.options()
+            && let Some(id) = running(home, present)
+        {
+            let at = place(home, present)?;
+            let before = sys::program_by_id(id).context("cannot open the program in force")?;
+            at.exchange(&program)?;
+            return Ok(Attached {
+                via: present.via,
+                undo: Undo::Exchange(at, before),
+            });
         }
         // Gone, or in another place: anew.
         place(home, present)?.detach()?;
@@ -367,7 +369,7 @@ fn attach_xdp(wanted: &Wanted<'_>, program: impl AsFd) -> Result<OwnedFd> {
 
 /// The program that is at XDP of an interface, asked anew: ours may just have been removed.
 fn occupant(interface: &Interface) -> Option<u32> {
-    let now = netlink::Interfaces::read().ok()?;
+    let now = interfaces().ok()?;
     now.by_index(interface.index)?.xdp_program
 }
 
@@ -392,11 +394,10 @@ fn attach_filter(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result
     if created.is_err() && !is_ours {
         pin::remove(&note)?;
     }
-    match created {
-        Err(e) if e.kind() != libbpf_rs::ErrorKind::AlreadyExists => {
-            return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted)));
-        }
-        _ => {}
+    if let Err(e) = created
+        && e.kind() != ErrorKind::AlreadyExists
+    {
+        return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted)));
     }
     if let Ok(id) = hook.query() {
         let name = sys::program_by_id(id)
@@ -440,11 +441,11 @@ pub(super) fn sweep_qdiscs(home: &Home, used: impl Fn(u32) -> bool) -> Result<()
             continue;
         }
         if netlink::clsact_filters(ifindex).is_ok_and(|n| n == 0) {
-            let own = std::fs::File::open("/dev/null")?;
-            let mut builder = TcHookBuilder::new(own.as_fd());
-            let both = TC_INGRESS | TC_EGRESS;
             // Somebody else may have removed it already.
-            let _ = builder.ifindex(ifindex as i32).hook(both).destroy();
+            let _ = TcHookBuilder::new(io::stderr().as_fd())
+                .ifindex(ifindex as i32)
+                .hook(TC_INGRESS | TC_EGRESS)
+                .destroy();
         }
         pin::remove(&qdisc_note(home, ifindex))?;
     }
@@ -468,10 +469,7 @@ pub(super) fn sweep_filters(ifindex: u32, known: impl Fn(Hook) -> Option<String>
                 hook,
                 priority,
             };
-            let Ok(own) = std::fs::File::open("/dev/null") else {
-                continue;
-            };
-            let Ok(id) = filter(own.as_fd(), ifindex, hook, priority).query() else {
+            let Ok(id) = filter_of_any(ifindex, hook, priority).query() else {
                 continue;
             };
             let name = sys::program_by_id(id)

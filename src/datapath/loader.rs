@@ -331,14 +331,17 @@ impl<'r> Loader<'r> {
                 }
                 let info = object.maps.iter().find(|m| m.name == map.name);
                 let handle = match info {
-                    Some(info) if info.table_of.is_some() => {
+                    Some(info) if info.table_of.is_some() || info.is_param => {
                         let binding = node.params.tables.iter().find(|b| b.map == map.name);
                         match binding.map(|b| &b.contents) {
                             Some(TableContents::Anonymous { entries, .. }) => {
                                 Some(anonymous_table(map, entries)?)
                             }
                             Some(TableContents::Named(name)) => {
-                                return Err(anyhow!("table {name} cannot be used here"));
+                                return Err(anyhow!(
+                                    "{}: steps cannot look up tables of the policy ({name}) yet",
+                                    node.key
+                                ));
                             }
                             None => None,
                         }
@@ -493,7 +496,8 @@ impl<'r> Loader<'r> {
         let mut maps = Vec::new();
         for (node, id) in class.graph.nodes.iter().zip(&class.ids) {
             for map in &self.registry.object(node.module).maps {
-                if map.table_of.is_none() && !ENGINE_MAPS.contains(&map.name.as_str()) {
+                let is_table = map.table_of.is_some() || map.is_param;
+                if !is_table && !ENGINE_MAPS.contains(&map.name.as_str()) {
                     maps.push((map.scope, *id, map.name.clone()));
                 }
             }

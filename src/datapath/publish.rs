@@ -39,7 +39,7 @@ use super::loader::Shared;
 use super::loader::Side;
 use super::loader::Start;
 use super::loader::StateMap;
-use super::netlink::Interfaces;
+use super::netlink::interfaces;
 use super::stored;
 use super::stored::Stored;
 use super::stored::StoredAttachment;
@@ -49,6 +49,7 @@ use super::stored::Via;
 use crate::abi;
 use crate::abi::Framing;
 use crate::graph::BoundChain;
+use crate::interface::Interfaces;
 use crate::module::Hook;
 use crate::module::KernelVersion;
 use crate::module::Registry;
@@ -87,7 +88,10 @@ pub struct Apply<'a> {
     pub interfaces: &'a Interfaces,
 }
 
-/// A map of the engine by its pin, and whether every step refers to it.
+/// Classes with their digests: see [`Apply::digest`].
+type Digested = Vec<(Class, String)>;
+
+/// Names of the pins of the maps that all steps share.
 const GENERATION: &str = "generation";
 const COUNTERS: &str = "counters";
 const REASONS: &str = "reasons";
@@ -134,7 +138,7 @@ impl Apply<'_> {
 
     fn publish(&self, home: &Home) -> Result<Outcome> {
         let stored = in_force(home)?;
-        if stored.is_none() && last_stored(home)?.is_some() {
+        if stored.is_none() && stored_at(home)?.is_some() {
             // Of a namespace that is gone: nothing of it is ours.
             for name in pin::list(home.path())? {
                 pin::remove(&home.join(name))?;
@@ -143,11 +147,11 @@ impl Apply<'_> {
         sweep(home, stored.as_ref())?;
         let mut shared = shared(home, stored.as_ref())?;
         let (mut classes, ids) = self.classes(stored.as_ref(), &shared)?;
-        if let Some(stored) = &stored {
-            if self.is_in_force(home, stored, &classes, &shared) {
-                self.sweep_state(home, &classes)?;
-                return Ok(Outcome::Unchanged);
-            }
+        if let Some(stored) = &stored
+            && self.is_in_force(home, stored, &classes, &shared)
+        {
+            self.sweep_state(home, &classes)?;
+            return Ok(Outcome::Unchanged);
         }
 
         let known = stored.as_ref().map_or(loader::COUNTERS, |s| s.counters);
@@ -214,7 +218,7 @@ impl Apply<'_> {
         &self,
         stored: Option<&Stored>,
         shared: &Shared,
-    ) -> Result<(Vec<(Class, String)>, BTreeMap<String, u32>)> {
+    ) -> Result<(Digested, BTreeMap<String, u32>)> {
         let before = stored.map(|s| s.ids.clone()).unwrap_or_default();
         let modules = self.registry.modules();
         let mut keys: Vec<String> = Vec::new();
@@ -511,25 +515,21 @@ pub fn delete() -> Result<bool> {
     Ok(stored.is_some())
 }
 
-/// The policy in force, if there is one.
+/// The policy in force in the current network namespace, if there is one.
 pub(super) fn in_force(home: &Home) -> Result<Option<Stored>> {
-    let stored = last_stored(home)?;
+    let cookie = sys::netns_cookie();
     // The inode of a namespace that is gone is given to new ones.
-    Ok(stored.filter(|s| s.netns_cookie.is_none() || s.netns_cookie == sys::netns_cookie()))
+    let own = |s: &Stored| s.netns_cookie.is_none() || s.netns_cookie == cookie;
+    Ok(stored_at(home)?.filter(own))
 }
 
-/// The policy in force here, or in a namespace that is gone.
-fn last_stored(home: &Home) -> Result<Option<Stored>> {
-    let Some(generation) = generation(home) else {
+/// What was published in a folder, whatever namespace that is.
+pub(super) fn stored_at(home: &Home) -> Result<Option<Stored>> {
+    let Some(generation) = generation(home).filter(|g| g.current != 0) else {
         return Ok(None);
     };
-    if generation.current == 0 {
-        return Ok(None);
-    }
-    let path = home
-        .join(stored::generation_folder(generation.current))
-        .join("policy");
-    Stored::open(&path)
+    let folder = home.join(stored::generation_folder(generation.current));
+    Stored::open(&folder.join("policy"))
 }
 
 fn generation(home: &Home) -> Option<abi::Generation> {
@@ -778,7 +778,7 @@ fn sweep(home: &Home, stored: Option<&Stored>) -> Result<()> {
             attach::At::Link(links.join(name)).detach()?;
         }
     }
-    for interface in Interfaces::read()?.0 {
+    for interface in interfaces()?.0 {
         attach::sweep_filters(interface.index, |hook| {
             let known = stored.and_then(|s| find(s, interface.index, hook.name()));
             known.map(|a| a.options.clone())

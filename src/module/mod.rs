@@ -19,4 +19,3 @@ pub use registry::MapInfo;
 pub use registry::Object;
 pub use registry::Registry;
 pub use registry::Scope;
-pub(crate) use registry::monoliths;

@@ -52,6 +52,8 @@ pub struct MapInfo {
     pub scope: Scope,
     /// The list whose items it takes when these are too many for the parameters.
     pub table_of: Option<String>,
+    /// A parameter: a table of the policy takes its place.
+    pub is_param: bool,
 }
 
 /// A module with what the loader must know of its object.
