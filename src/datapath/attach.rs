@@ -25,6 +25,7 @@ use super::netlink;
 use super::netlink::interfaces;
 use super::stored::StoredAttachment;
 use super::stored::Via;
+use super::stored::attachment_id;
 use crate::interface::Interface;
 use crate::module::Hook;
 use crate::pin;
@@ -59,6 +60,11 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// Identity of the attachment: see [`StoredAttachment::id`].
+    pub(super) fn id(&self) -> String {
+        attachment_id(self.interface.index, self.hook.name(), &self.options())
+    }
+
     /// What cannot be changed at an attachment that is there.
     pub(super) fn options(&self) -> String {
         match self.hook {
@@ -83,6 +89,8 @@ pub(super) enum Undo {
     Detach(At),
     /// The program that was there before.
     Exchange(At, OwnedFd),
+    /// The XDP program that was there before, in its mode.
+    Reattach(At, OwnedFd, Box<StoredAttachment>),
 }
 
 impl Undo {
@@ -90,6 +98,10 @@ impl Undo {
         match self {
             Undo::Detach(at) => at.detach(),
             Undo::Exchange(at, program) => at.exchange(&program),
+            Undo::Reattach(at, program, before) => {
+                at.detach()?;
+                reattach_xdp(&at, &program, &before)
+            }
         }
     }
 }
@@ -179,17 +191,14 @@ fn filter_of_any(ifindex: u32, hook: Hook, priority: u32) -> TcHook {
     filter(io::stderr().as_fd(), ifindex, hook, priority)
 }
 
-/// Path of the pin of a link.
-pub(super) fn link_pin(home: &Home, ifindex: u32, hook: Hook) -> PathBuf {
-    home.join("links")
-        .join(format!("{ifindex}-{}", hook.name()))
-}
+/// Folder of the pins of links, by the ids of their attachments.
+pub(super) const LINKS: &str = "links";
 
 /// The place of an attachment in force.
 pub(super) fn place(home: &Home, stored: &StoredAttachment) -> Result<At> {
     let hook: Hook = stored.hook.parse().map_err(|e: String| anyhow!(e))?;
     Ok(match stored.via {
-        Via::Tcx | Via::Xdp => At::Link(link_pin(home, stored.ifindex, hook)),
+        Via::Tcx | Via::Xdp => At::Link(home.join(LINKS).join(stored.id())),
         Via::Clsact => At::Filter {
             ifindex: stored.ifindex,
             hook,
@@ -248,32 +257,63 @@ pub(super) fn attach(
     present: Option<&StoredAttachment>,
     program: impl AsFd,
 ) -> Result<Attached> {
-    if let Some(present) = present {
-        if present.options == wanted.options()
-            && let Some(id) = running(home, present)
-        {
-            let at = place(home, present)?;
-            let before = sys::program_by_id(id).context("cannot open the program in force")?;
-            at.exchange(&program)?;
-            return Ok(Attached {
-                via: present.via,
-                undo: Undo::Exchange(at, before),
-            });
-        }
-        // Gone, or in another place: anew.
-        place(home, present)?.detach()?;
-    }
     let index = wanted.interface.index;
-    if wanted.hook == Hook::Xdp || has_tcx(index) {
-        attach_link(home, wanted, program)
-    } else {
-        attach_filter(home, wanted, program)
+    let anew = || {
+        if wanted.hook == Hook::Xdp || has_tcx(index) {
+            attach_link(home, wanted, &program)
+        } else {
+            attach_filter(home, wanted, &program)
+        }
+    };
+    let Some(present) = present else {
+        return anew();
+    };
+    let at = place(home, present)?;
+    let Some(id) = running(home, present) else {
+        // Gone with its interface, or removed by somebody else.
+        at.detach()?;
+        return anew();
+    };
+    let before = sys::program_by_id(id).context("cannot open the program in force")?;
+    if present.options == wanted.options() {
+        at.exchange(&program)?;
+        return Ok(Attached {
+            via: present.via,
+            undo: Undo::Exchange(at, before),
+        });
     }
+    // Another mode of XDP, of which an interface has one at a time: packets pass in between.
+    at.detach()?;
+    match anew() {
+        Ok(attached) => Ok(Attached {
+            undo: Undo::Reattach(at, before, Box::new(present.clone())),
+            ..attached
+        }),
+        Err(error) => {
+            reattach_xdp(&at, &before, present)?;
+            Err(error)
+        }
+    }
+}
+
+/// Puts an XDP program back where it was.
+fn reattach_xdp(at: &At, program: &OwnedFd, before: &StoredAttachment) -> Result<()> {
+    let At::Link(pin) = at else {
+        return Ok(());
+    };
+    let modes = [XdpMode::Native, XdpMode::Generic];
+    let mode = modes
+        .into_iter()
+        .find(|m| format!("{m:?}") == before.options)
+        .unwrap_or_default();
+    let link = create_xdp(program, before.ifindex, mode)
+        .with_context(|| format!("cannot attach to xdp of {} again", before.interface))?;
+    sys::pin(&link, pin).with_context(|| format!("cannot pin {}", pin.display()))
 }
 
 fn attach_link(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
     let index = wanted.interface.index;
-    let pin = link_pin(home, index, wanted.hook);
+    let pin = home.join(LINKS).join(wanted.id());
     // Left behind by an apply that was killed.
     At::Link(pin.clone()).detach()?;
     let (via, link) = match wanted.hook {
@@ -292,7 +332,7 @@ fn attach_link(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<A
             )
         }
     };
-    pin::create_folder(&home.join("links"))?;
+    pin::create_folder(&home.join(LINKS))?;
     sys::pin(&link, &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
     Ok(Attached {
         via,
@@ -347,15 +387,7 @@ fn attach_xdp(wanted: &Wanted<'_>, program: impl AsFd) -> Result<OwnedFd> {
             .detach(interface.index as i32, XdpFlags::NONE)
             .with_context(|| format!("cannot remove the XDP program {name} (id {id})"))?;
     }
-    let create = |flags| sys::link_create(&program, interface.index, LinkAt::Xdp(flags));
-    let link = match wanted.xdp.mode {
-        XdpMode::Native => create(XDP_NATIVE),
-        XdpMode::Generic => create(XDP_GENERIC),
-        XdpMode::Auto => create(XDP_NATIVE).or_else(|e| match e.raw_os_error() {
-            Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE) => create(XDP_GENERIC),
-            _ => Err(e),
-        }),
-    };
+    let link = create_xdp(&program, interface.index, wanted.xdp.mode);
     link.map_err(|e: io::Error| match (e.raw_os_error(), wanted.xdp.mode) {
         (Some(libc::EOPNOTSUPP), XdpMode::Native) => {
             anyhow!(
@@ -365,6 +397,18 @@ fn attach_xdp(wanted: &Wanted<'_>, program: impl AsFd) -> Result<OwnedFd> {
         }
         _ => anyhow::Error::new(e).context(failed(wanted)),
     })
+}
+
+fn create_xdp(program: impl AsFd, ifindex: u32, mode: XdpMode) -> io::Result<OwnedFd> {
+    let create = |flags| sys::link_create(&program, ifindex, LinkAt::Xdp(flags));
+    match mode {
+        XdpMode::Native => create(XDP_NATIVE),
+        XdpMode::Generic => create(XDP_GENERIC),
+        XdpMode::Auto => create(XDP_NATIVE).or_else(|e| match e.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE) => create(XDP_GENERIC),
+            _ => Err(e),
+        }),
+    }
 }
 
 /// The program that is at XDP of an interface, asked anew: ours may just have been removed.
@@ -394,11 +438,10 @@ fn attach_filter(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result
     if created.is_err() && !is_ours {
         pin::remove(&note)?;
     }
-    match created {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-            return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted)));
-        }
-        _ => {}
+    if let Err(e) = created
+        && e.kind() != ErrorKind::AlreadyExists
+    {
+        return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted)));
     }
     if let Ok(id) = hook.query() {
         let name = sys::program_by_id(id)
@@ -453,16 +496,18 @@ pub(super) fn sweep_qdiscs(home: &Home, used: impl Fn(u32) -> bool) -> Result<()
     Ok(())
 }
 
-/// Removes filters of ours that no stored policy knows of: an apply was killed. `known`: options
-/// of the attachment at a hook. Links need no search, their pins tell.
-pub(super) fn sweep_filters(ifindex: u32, known: impl Fn(Hook) -> Option<String>) {
+/// Removes filters of ours that no stored policy knows of: an apply was killed. `known`: those
+/// that it knows. Links need no search, their pins tell.
+pub(super) fn sweep_filters(ifindex: u32, known: &[&StoredAttachment]) {
     if has_tcx(ifindex) {
         return;
     }
     for hook in [Hook::TcIngress, Hook::TcEgress] {
-        let keep = known(hook).map(|options| priority(&options));
         for priority in [PRIORITY, PRIORITY_FIRST] {
-            if keep == Some(priority) {
+            let is_known = |a: &&&StoredAttachment| {
+                a.hook == hook.name() && self::priority(&a.options) == priority
+            };
+            if known.iter().any(|a| is_known(&a)) {
                 continue;
             }
             let at = At::Filter {

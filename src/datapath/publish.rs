@@ -14,15 +14,11 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
 use fail::fail_point;
 use libbpf_rs::MapCore as _;
-use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 use sha2::Digest as _;
 use sha2::Sha256;
@@ -30,7 +26,7 @@ use sha2::Sha256;
 use super::attach;
 use super::attach::Undo;
 use super::attach::Wanted;
-use super::counters;
+use super::inspect;
 use super::loader;
 use super::loader::Class;
 use super::loader::LoadedClass;
@@ -38,22 +34,37 @@ use super::loader::Loader;
 use super::loader::Shared;
 use super::loader::Side;
 use super::loader::Start;
-use super::loader::StateMap;
 use super::netlink::interfaces;
+use super::numbers::capacity;
+use super::numbers::carry_over;
+use super::numbers::clear_new_counters;
+use super::numbers::number;
+use super::numbers::step_name;
+use super::shared;
+use super::shared::GENERATION;
+use super::shared::counters_pin;
+use super::shared::generation_of;
+use super::shared::next_number;
+use super::shared::open_shared;
+use super::state::KEPT;
+use super::state::STATE;
+use super::state::state_map;
+use super::state::state_name;
 use super::stored;
 use super::stored::Stored;
 use super::stored::StoredAttachment;
 use super::stored::StoredClass;
 use super::stored::StoredStep;
 use super::stored::Via;
-use crate::abi;
+use super::stored::array_pin;
+use super::stored::generation;
+use super::stored::in_force;
+use super::stored::stored_at;
 use crate::abi::Framing;
 use crate::graph::BoundChain;
 use crate::interface::Interfaces;
-use crate::module::Hook;
 use crate::module::KernelVersion;
 use crate::module::Registry;
-use crate::module::Scope;
 use crate::pin;
 use crate::pin::Home;
 use crate::plan::Plan;
@@ -90,14 +101,6 @@ pub struct Apply<'a> {
 
 /// Classes with their digests: see [`Apply::digest`].
 type Digested = Vec<(Class, String)>;
-
-/// Names of the pins of the maps that all steps share.
-const GENERATION: &str = "generation";
-const COUNTERS: &str = "counters";
-const REASONS: &str = "reasons";
-const CHAIN_WORDS: &str = "chain_words";
-/// Folder of the maps that modules keep.
-const STATE: &str = "state";
 
 impl Apply<'_> {
     /// Puts the policy in force.
@@ -145,7 +148,7 @@ impl Apply<'_> {
             }
         }
         sweep(home, stored.as_ref())?;
-        let mut shared = shared(home, stored.as_ref())?;
+        let mut shared = shared::open_or_create(home, stored.as_ref())?;
         let (mut classes, ids) = self.classes(stored.as_ref(), &shared)?;
         if let Some(stored) = &stored
             && self.is_in_force(home, stored, &classes, &shared)
@@ -194,8 +197,8 @@ impl Apply<'_> {
         now.ids = ids;
         now.counters = capacity;
         // With their generation: another one may need more of them.
-        let pin = folder.join(COUNTERS);
-        sys::pin(&shared.counters, &pin).context("cannot pin the counters")?;
+        sys::pin(&shared.counters, &counters_pin(home, number))
+            .context("cannot pin the counters")?;
         now.pin(&folder.join("policy"))?;
         fail_point!("before-flip");
         sys::store_u64(&shared.generation, 0, number).context("cannot change the generation")?;
@@ -312,11 +315,11 @@ impl Apply<'_> {
                 .all(|(s, (_, digest))| s.digest == *digest);
         let same_places = stored.attachments.len() == self.plan.attachments.len()
             && self.plan.attachments.iter().all(|wanted| {
-                find(stored, wanted.ifindex, wanted.hook.name()).is_some_and(|s| {
-                    s.class == wanted.class
-                        && self
-                            .wanted(wanted)
-                            .is_some_and(|w| w.options() == s.options)
+                let place = self.wanted(wanted);
+                place.is_some_and(|place| {
+                    stored
+                        .attachment(&place.id())
+                        .is_some_and(|s| s.class == wanted.class && s.options == place.options())
                 })
             });
         let cookie = sys::netns_cookie();
@@ -326,7 +329,7 @@ impl Apply<'_> {
             && stored.netns_cookie == cookie
             && same_classes
             && same_places
-            && super::inspect::drift(home, stored).is_empty()
+            && inspect::drift(home, stored).is_empty()
     }
 
     fn wanted<'b>(&'b self, attachment: &'b crate::plan::Attachment) -> Option<Wanted<'b>> {
@@ -380,7 +383,8 @@ impl Apply<'_> {
                 array: &loaded[wanted.class].array,
                 start: class.start(),
             };
-            let present = stored.and_then(|s| find(s, wanted.ifindex, wanted.hook.name()));
+            let place = self.wanted(wanted).context("an interface has gone")?;
+            let present = stored.and_then(|s| s.attachment(&place.id()));
             // Arrays of another flavour cannot be called: packets pass until the change.
             let before =
                 present.filter(|p| stored.is_some_and(|s| s.classes[p.class].frags == class.frags));
@@ -399,7 +403,6 @@ impl Apply<'_> {
                     e.insert(loader.load_entry(class, shared, &next, prev.as_ref())?)
                 }
             };
-            let place = self.wanted(wanted).context("an interface has gone")?;
             let attached = attach::attach(home, &place, present, &*entry)?;
             undo.push(attached.undo);
             attachments.push(StoredAttachment {
@@ -515,170 +518,6 @@ pub fn delete() -> Result<bool> {
     Ok(stored.is_some())
 }
 
-/// The policy in force in the current network namespace, if there is one.
-pub(super) fn in_force(home: &Home) -> Result<Option<Stored>> {
-    let cookie = sys::netns_cookie();
-    // The inode of a namespace that is gone is given to new ones.
-    let own = |s: &Stored| s.netns_cookie.is_none() || s.netns_cookie == cookie;
-    Ok(stored_at(home)?.filter(own))
-}
-
-/// What was published in a folder, whatever namespace that is.
-pub(super) fn stored_at(home: &Home) -> Result<Option<Stored>> {
-    let Some(generation) = generation(home).filter(|g| g.current != 0) else {
-        return Ok(None);
-    };
-    let folder = home.join(stored::generation_folder(generation.current));
-    Stored::open(&folder.join("policy"))
-}
-
-fn generation(home: &Home) -> Option<abi::Generation> {
-    let map = MapHandle::from_pinned_path(home.join(GENERATION)).ok()?;
-    read_generation(&map)
-}
-
-fn generation_of(shared: &Shared) -> abi::Generation {
-    read_generation(&shared.generation).unwrap_or_default()
-}
-
-fn read_generation(map: &MapHandle) -> Option<abi::Generation> {
-    let bytes = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).ok()??;
-    let mut generation = abi::Generation::default();
-    plain::copy_from_bytes(&mut generation, &bytes).ok()?;
-    Some(generation)
-}
-
-/// A number that no generation of this policy ever had.
-fn next_number(shared: &Shared) -> Result<u64> {
-    let generation = generation_of(shared);
-    let number = generation.current.max(generation.latest) + 1;
-    sys::store_u64(&shared.generation, 8, number).context("cannot number the generation")?;
-    Ok(number)
-}
-
-/// The maps that all steps share; created where they are not.
-fn shared(home: &Home, stored: Option<&Stored>) -> Result<Shared> {
-    let new = Shared::create(stored.map_or(loader::COUNTERS, |s| s.counters))?;
-    let existing = |path: &Path| {
-        MapHandle::from_pinned_path(path).with_context(|| format!("cannot open {}", path.display()))
-    };
-    let open = |name: &str, new: MapHandle| -> Result<MapHandle> {
-        let path = home.join(name);
-        if path.exists() {
-            return existing(&path);
-        }
-        sys::pin(&new, &path).with_context(|| format!("cannot pin {}", path.display()))?;
-        Ok(new)
-    };
-    Ok(Shared {
-        generation: open(GENERATION, new.generation)?,
-        counters: match stored.map(|s| counters_pin(home, s)) {
-            Some(path) if path.exists() => existing(&path)?,
-            _ => new.counters,
-        },
-        reasons: open(REASONS, new.reasons)?,
-        chain_words: open(CHAIN_WORDS, new.chain_words)?,
-    })
-}
-
-/// The maps that all steps of a policy share, if they are all there.
-pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>> {
-    let [generation, reasons, chain_words] =
-        [GENERATION, REASONS, CHAIN_WORDS].map(|name| home.join(name));
-    let counters = counters_pin(home, stored);
-    let all = [&generation, &counters, &reasons, &chain_words];
-    if all.iter().any(|path| !path.exists()) {
-        return Ok(None);
-    }
-    let open = |path: &Path| {
-        MapHandle::from_pinned_path(path).with_context(|| format!("cannot open {}", path.display()))
-    };
-    Ok(Some(Shared {
-        generation: open(&generation)?,
-        counters: open(&counters)?,
-        reasons: open(&reasons)?,
-        chain_words: open(&chain_words)?,
-    }))
-}
-
-fn counters_pin(home: &Home, stored: &Stored) -> PathBuf {
-    home.join(stored::generation_folder(stored.generation))
-        .join(COUNTERS)
-}
-
-/// Identity of a step in the counters: a chain counts apart at each of its hooks.
-fn step_name(hook: Hook, key: &str, module: &str) -> String {
-    format!("{hook} {key} {module}")
-}
-
-/// Numbers for steps: those they had, else the lowest that are free.
-fn number(before: &BTreeMap<String, u32>, keys: Vec<String>) -> BTreeMap<String, u32> {
-    let mut ids = BTreeMap::new();
-    for key in &keys {
-        if let Some(id) = before.get(key) {
-            ids.insert(key.clone(), *id);
-        }
-    }
-    let taken: std::collections::BTreeSet<u32> = before.values().copied().collect();
-    let mut free = (0..).filter(|id| !taken.contains(id));
-    for key in keys {
-        if let std::collections::btree_map::Entry::Vacant(e) = ids.entry(key) {
-            e.insert(free.next().unwrap_or_default());
-        }
-    }
-    ids
-}
-
-fn capacity(ids: &BTreeMap<String, u32>, known: u32) -> u32 {
-    let needed = ids.values().max().map_or(0, |id| id + 1);
-    if needed <= known {
-        known
-    } else {
-        needed.next_power_of_two()
-    }
-}
-
-/// Numbers that were free may have been another step's once.
-fn clear_new_counters(
-    shared: &Shared,
-    stored: Option<&Stored>,
-    ids: &BTreeMap<String, u32>,
-) -> Result<()> {
-    for (key, id) in ids {
-        if !stored.is_some_and(|s| s.ids.contains_key(key)) {
-            counters::clear(&shared.counters, *id)?;
-        }
-    }
-    Ok(())
-}
-
-/// Adds what the steps counted before the change to what they count since.
-fn carry_over(
-    old: &MapHandle,
-    new: &MapHandle,
-    stored: Option<&Stored>,
-    now: &Stored,
-) -> Result<()> {
-    for (key, id) in stored.map(|s| &s.ids).into_iter().flatten() {
-        if now.ids.get(key) == Some(id) {
-            counters::add(new, *id, counters::read(old, *id)?)?;
-        }
-    }
-    Ok(())
-}
-
-fn find<'s>(stored: &'s Stored, ifindex: u32, hook: &str) -> Option<&'s StoredAttachment> {
-    stored
-        .attachments
-        .iter()
-        .find(|a| a.ifindex == ifindex && a.hook == hook)
-}
-
-fn array_pin(home: &Home, generation: u64, class: usize) -> PathBuf {
-    home.join(stored::generation_folder(generation))
-        .join(format!("{class}-progs"))
-}
-
 fn old_arrays(home: &Home, stored: &Stored) -> Result<Vec<MapHandle>> {
     let open = |class| {
         MapHandle::from_pinned_path(array_pin(home, stored.generation, class))
@@ -697,63 +536,18 @@ fn present_class(home: &Home, stored: &Stored, digest: &str) -> Result<Option<Lo
     let Ok(array) = MapHandle::from_pinned_path(pin) else {
         return Ok(None);
     };
-    if !super::inspect::slots_match(&array, class) {
+    if !inspect::slots_match(&array, class) {
         return Ok(None);
     }
     let programs = class.steps.iter().map(|s| s.program).collect();
     Ok(Some(LoadedClass { array, programs }))
 }
 
-/// Prefix of the pins that outlive every apply.
-const KEPT: &str = "k-";
-
-fn state_name(scope: Scope, step: u32, map: &str) -> String {
-    match scope {
-        Scope::Step => format!("s{step}-{map}"),
-        Scope::Policy => format!("p-{map}"),
-        Scope::Keep => format!("{KEPT}{map}"),
-    }
-}
-
-/// Path of the pin of a map that a module keeps.
-pub(super) fn state_pin(home: &Home, scope: Scope, step: u32, map: &str) -> PathBuf {
-    home.join(STATE).join(state_name(scope, step, map))
-}
-
-/// The map that a step of a module keeps: the one that is there, else a new one.
-fn state_map(home: &Home, wanted: &StateMap<'_>) -> Result<MapHandle> {
-    pin::create_folder(&home.join(STATE))?;
-    let path = state_pin(home, wanted.info.scope, wanted.step, &wanted.info.name);
-    let shape = wanted.prepared;
-    if path.exists() {
-        let map = MapHandle::from_pinned_path(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        let same = map.map_type() == shape.ty
-            && map.key_size() == shape.key_size
-            && map.value_size() == shape.value_size
-            && map.max_entries() == shape.max_entries;
-        if same {
-            return Ok(map);
-        }
-        if wanted.info.scope == Scope::Keep {
-            bail!(
-                "the map {} in force has another layout (of another version?): delete the policy first",
-                wanted.info.name
-            );
-        }
-        pin::remove(&path)?;
-    }
-    let sizes = [shape.key_size, shape.value_size, shape.max_entries];
-    let map = loader::create_map(&wanted.info.name, shape.ty, sizes, shape.flags)?;
-    sys::pin(&map, &path).with_context(|| format!("cannot pin {}", path.display()))?;
-    Ok(map)
-}
-
 /// Attachments that the new policy does not have: their entry programs know
 /// nothing of its generation, packets pass already.
 fn detach_unused(home: &Home, before: &Stored, now: &Stored) -> Result<()> {
     for attachment in &before.attachments {
-        if find(now, attachment.ifindex, &attachment.hook).is_none() {
+        if now.attachment(&attachment.id()).is_none() {
             attach::place(home, attachment)?.detach()?;
         }
     }
@@ -767,22 +561,16 @@ fn sweep(home: &Home, stored: Option<&Stored>) -> Result<()> {
             pin::remove(&home.join(stored::generation_folder(number)))?;
         }
     }
-    let links = home.join("links");
+    let links = home.join(attach::LINKS);
     for name in pin::list(&links)? {
-        let known = name.split_once('-').is_some_and(|(ifindex, hook)| {
-            let ifindex = ifindex.parse().ok();
-            let stored = stored.zip(ifindex);
-            stored.is_some_and(|(s, ifindex)| find(s, ifindex, hook).is_some())
-        });
-        if !known {
+        if stored.is_none_or(|s| s.attachment(&name).is_none()) {
             attach::At::Link(links.join(name)).detach()?;
         }
     }
     for interface in interfaces()?.0 {
-        attach::sweep_filters(interface.index, |hook| {
-            let known = stored.and_then(|s| find(s, interface.index, hook.name()));
-            known.map(|a| a.options.clone())
-        });
+        let all = stored.into_iter().flat_map(|s| &s.attachments);
+        let known: Vec<_> = all.filter(|a| a.ifindex == interface.index).collect();
+        attach::sweep_filters(interface.index, &known);
     }
     sweep_qdiscs(home, stored)
 }

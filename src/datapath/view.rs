@@ -11,9 +11,9 @@ use serde::Serialize;
 use serde_json::Map;
 use serde_json::Value;
 
-use super::publish::in_force;
-use super::publish::state_pin;
+use super::state::state_pin;
 use super::stored::Stored;
+use super::stored::in_force;
 use crate::interface::Interfaces;
 use crate::module::Family;
 use crate::module::Field;
