@@ -112,7 +112,9 @@ pub(crate) fn attachment_id(ifindex: u32, hook: &str, options: &str) -> String {
     let mut id = format!("{ifindex}-{hook}");
     if hook != Hook::Xdp.name() && options != "Last" {
         id.push('-');
-        id.extend(options.chars().filter(char::is_ascii_alphanumeric));
+        // Names of programs hold no hyphen, names of pins no dot.
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        id.extend(options.chars().map(|c| if plain(c) { c } else { '-' }));
     }
     id
 }

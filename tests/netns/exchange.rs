@@ -56,15 +56,17 @@ fn rig(tc: Tc) -> Rig {
 }
 
 fn exchanges(tc: Tc, count: u32) {
+    exchanges_of(tc, count, |k| mark_and_window(&json!(["p0"]), k, k));
+}
+
+fn exchanges_of(tc: Tc, count: u32, policy: impl Fn(u32) -> Value) {
     let rig = rig(tc);
-    let p0 = json!(["p0"]);
-    rig.apply(&mark_and_window(&p0, 1, 1)).ok();
+    rig.apply(&policy(1)).ok();
     let judge = Judge::new(&rig.near, "p0", At::Filter(60_000), true);
     let traffic = Traffic::start(&rig.far, "p0", both_families(80), 100_000);
     let start = Instant::now();
     for k in 2..count + 2 {
-        let k = k % 60 + 1;
-        rig.apply(&mark_and_window(&p0, k, k)).ok();
+        rig.apply(&policy(k % 60 + 1)).ok();
     }
     let took = start.elapsed();
     let sent = traffic.finish();
@@ -97,6 +99,27 @@ fn root_exchange_tcx() {
 #[test]
 fn root_exchange_clsact() {
     exchanges(Tc::Clsact, 200);
+}
+
+/// Another position at tc is another attachment: both are there while one takes over.
+fn positions_exchange(tc: Tc) {
+    exchanges_of(tc, 100, |k| {
+        let mut chains = mark_and_window(&json!(["p0"]), k, k);
+        if k % 2 == 0 {
+            chains[0]["position"] = json!("first");
+        }
+        chains
+    });
+}
+
+#[test]
+fn root_exchange_positions_tcx() {
+    positions_exchange(Tc::Tcx);
+}
+
+#[test]
+fn root_exchange_positions_clsact() {
+    positions_exchange(Tc::Clsact);
 }
 
 /// The judges see it where mark and window change one after the other.
