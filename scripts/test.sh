@@ -103,6 +103,9 @@ format_c() {
 	[ ${#files[@]} = 0 ] || "$CLANG_FORMAT" --dry-run -Werror "${files[@]}"
 }
 
+# Some tests stop or kill an apply half way.
+FEATURES=emptcp/failpoints
+
 # One profile for all the tests, so that nothing is compiled twice. A test is
 # known by its name: root_ in it means that it needs root.
 stage_fast() {
@@ -118,17 +121,18 @@ stage_fast() {
 		skip "format of C" "no clang-format-$LLVM_WANTED, and others differ"
 	fi
 	if cargo clippy --version >/dev/null 2>&1; then
-		step "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings
+		step "lints" cargo clippy --workspace --features "$FEATURES" --all-targets --quiet -- -D warnings
 	else
 		skip "lints" "no clippy"
 	fi
-	step "tests without root" cargo test --workspace --no-fail-fast -- --skip root_
+	step "generated documentation" scripts/gen-docs.sh --check
+	step "tests without root" cargo test --workspace --features "$FEATURES" --no-fail-fast -- --skip root_
 }
 
 stage_root() {
 	need_root root
 	set_up
-	step "tests as root" cargo test --workspace --exclude emptcp-lab --tests --no-fail-fast -- root_ --test-threads=1
+	step "tests as root" cargo test --workspace --exclude emptcp-lab --features "$FEATURES" --tests --no-fail-fast -- root_ --test-threads=1
 }
 
 stage_lab() {

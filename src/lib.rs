@@ -4,6 +4,7 @@ mod abi;
 pub mod cli;
 pub mod datapath;
 pub mod graph;
+pub mod interface;
 pub mod module;
 pub mod params;
 mod pin;

@@ -89,8 +89,15 @@ impl Home {
         &self.path
     }
 
-    pub(crate) fn exists(&self) -> bool {
-        self.path.is_dir()
+    /// Whether the folder is there.
+    ///
+    /// # Errors
+    ///
+    /// Nobody may look: no privilege.
+    pub(crate) fn exists(&self) -> Result<bool> {
+        let path = &self.path;
+        path.try_exists()
+            .with_context(|| format!("cannot look for {}", path.display()))
     }
 
     /// Waits for the lock; creates the folder.
@@ -126,7 +133,7 @@ impl Home {
     ///
     /// The kernel's.
     pub(crate) fn lock_shared(&self) -> Result<Option<Flock<File>>> {
-        while self.exists() {
+        while self.exists()? {
             if let Some(lock) = self.flock(FlockArg::LockShared)? {
                 return Ok(Some(lock));
             }
@@ -201,8 +208,15 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-fn is_bpffs(path: &Path) -> bool {
-    statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS)
+/// Whether a BPF file system is mounted there.
+fn is_bpffs(path: &Path) -> Result<bool> {
+    match statfs(path) {
+        Ok(stat) => Ok(stat.filesystem_type() == BPF_FS),
+        // Not that there is none.
+        Err(nix::errno::Errno::EACCES) => Err(io::Error::from(io::ErrorKind::PermissionDenied))
+            .with_context(|| format!("cannot look at {}", path.display())),
+        Err(_) => Ok(false),
+    }
 }
 
 /// The BPF file system to use: one that outlives the calling process.
@@ -212,7 +226,7 @@ fn is_bpffs(path: &Path) -> bool {
 fn bpffs(may_mount: bool) -> Result<PathBuf> {
     if let Some(path) = env::var_os(OVERRIDE) {
         let path = PathBuf::from(path);
-        if !is_bpffs(&path) {
+        if !is_bpffs(&path)? {
             bail!(
                 "{OVERRIDE}={} is no BPF file system: mount -t bpf bpf {}",
                 path.display(),
@@ -227,7 +241,7 @@ fn bpffs(may_mount: bool) -> Result<PathBuf> {
     if first.is_some() && own != first {
         // Through process 1, in its mount namespace.
         let path = PathBuf::from(format!("/proc/1/root{STANDARD}"));
-        if !is_bpffs(&path) && may_mount {
+        if !is_bpffs(&path)? && may_mount {
             mount_in_first().context(
                 "cannot mount a BPF file system at /sys/fs/bpf in the mount namespace of process 1: \
                  do so there (mount -t bpf bpf /sys/fs/bpf), or set EMPTCP_BPFFS",
@@ -235,10 +249,14 @@ fn bpffs(may_mount: bool) -> Result<PathBuf> {
         }
         return Ok(path);
     }
-    if is_bpffs(&standard) || (!may_mount && first.is_some()) {
+    if is_bpffs(&standard)? || (!may_mount && first.is_some()) {
         return Ok(standard);
     }
     if first.is_none() {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(io::Error::from(io::ErrorKind::PermissionDenied))
+                .context("cannot see whether process 1 has a BPF file system");
+        }
         bail!(
             "{STANDARD} is no BPF file system, and process 1 cannot be looked into to see whether a \
              mount would last: mount -t bpf bpf {STANDARD} outside of ip netns exec, or set {OVERRIDE} \

@@ -4,12 +4,12 @@
 //! Interfaces with the same chains, framing and flavour share one *class*: one
 //! graph, loaded once.
 
-use crate::datapath::Interface;
 use crate::graph::BoundChain;
 use crate::graph::Graph;
 use crate::graph::check_run;
 use crate::graph::compile;
 use crate::graph::longest_path;
+use crate::interface::Interface;
 use crate::module::Hook;
 use crate::module::Module;
 use crate::params::TableContents;

@@ -21,7 +21,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use libbpf_rs::AsRawLibbpf as _;
-use libbpf_rs::MapCore as _;
 use libbpf_rs::MapType;
 use libbpf_rs::OpenObject;
 
@@ -426,6 +425,12 @@ pub(crate) fn link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()>
         )
     })
     .map(drop)
+}
+
+/// Detaches the program of a link at once (`BPF_LINK_DETACH`).
+pub(crate) fn link_detach(link: impl AsFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libbpf_sys::bpf_link_detach(link.as_fd().as_raw_fd()) }).map(drop)
 }
 
 /// Opens a program by its id.

@@ -6,7 +6,7 @@ EMPTCP_NO_PARAMS(record);
 struct record_key {
 	struct emptcp_subflow subflow;
 	/* Number of the step: two steps that record count apart. */
-	__u32 step;
+	emptcp_step_id step;
 	__u32 pad;
 };
 

@@ -23,7 +23,7 @@
 /** Body of the map for a list of port ranges: one entry a port. */
 #define EMPTCP_PORT_TABLE                \
 	__uint(type, BPF_MAP_TYPE_HASH); \
-	__type(key, __u32);              \
+	__type(key, emptcp_port_key);    \
 	__type(value, __u8);             \
 	__uint(max_entries, 1)
 

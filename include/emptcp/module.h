@@ -66,6 +66,15 @@
  */
 #define EMPTCP_TABLE_OF(list) EMPTCP_TAG("table-of:" #list)
 
+/**
+ * A map that is a parameter: a table of the policy takes its place. Its key is
+ * struct emptcp_prefix_key, emptcp_addr or emptcp_subflow, emptcp_token or
+ * emptcp_port_key; its value a type that a table can hold, or __u8 for any
+ * table, of which only the keys count. With EMPTCP_DOC and EMPTCP_REQUIRED as
+ * at a member.
+ */
+#define EMPTCP_PARAM EMPTCP_TAG("param")
+
 /** How long a map of a module lives: with its step (the default), with all steps of its name, or
  * over every apply. */
 #define EMPTCP_PER_STEP EMPTCP_TAG("scope:step")

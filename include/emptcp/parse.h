@@ -112,7 +112,7 @@ static __always_inline int emptcp_parse_ip4(struct emptcp_ctx *ctx, struct emptc
 	/* 0 stands for more than 64 KiB (BIG TCP; iph_totlen in the kernel). */
 	if (!total)
 		total = 0x10000;
-	if (total < len + sizeof(struct tcphdr))
+	if (total < len)
 		return EMPTCP_REASON_BAD_IP;
 	pkt->ip4 = ip;
 	pkt->ip_off = off;
@@ -160,9 +160,11 @@ static __always_inline int emptcp_walk_ext(struct emptcp_ctx *ctx, __u8 next, __
 		if ((void *)(ext + 1) > ctx_data_end(ctx))
 			return -EMPTCP_REASON_TRUNCATED;
 		if (next == IPPROTO_FRAGMENT) {
+			/* Of a later one, what stands behind extension headers cannot be known. */
 			if (ext->frag_off & bpf_htons(0xfff8))
-				return ext->nexthdr == IPPROTO_TCP ? -EMPTCP_REASON_FRAGMENT
-								   : -EMPTCP_REASON_NOT_TCP;
+				return ext->nexthdr == IPPROTO_TCP || emptcp_is_ext(ext->nexthdr)
+					       ? -EMPTCP_REASON_FRAGMENT
+					       : -EMPTCP_REASON_NOT_TCP;
 			len = sizeof(*ext);
 		} else if (next == IPPROTO_AH) {
 			len = (ext->len + 2) * 4;
@@ -177,7 +179,7 @@ static __always_inline int emptcp_walk_ext(struct emptcp_ctx *ctx, __u8 next, __
 		if (next == IPPROTO_TCP)
 			return emptcp_forget(off) & EMPTCP_OFF_MASK;
 	}
-	return -EMPTCP_REASON_EXT_HEADERS;
+	return emptcp_is_ext(next) ? -EMPTCP_REASON_EXT_HEADERS : -EMPTCP_REASON_NOT_TCP;
 }
 
 static __always_inline int emptcp_parse_ip6(struct emptcp_ctx *ctx, struct emptcp_pkt *pkt,

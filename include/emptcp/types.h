@@ -24,6 +24,8 @@ typedef __u32 emptcp_token;
 typedef __u32 emptcp_ifindex;
 /** 0 or 1. */
 typedef __u8 emptcp_bool;
+/** Number of a step (emptcp_links.step), in keys of maps: shown as the step's name. */
+typedef __u32 emptcp_step_id;
 
 /** IPv6 address, or IPv4 address as ::ffff:a.b.c.d; network byte order. */
 struct emptcp_addr {
@@ -60,6 +62,9 @@ struct emptcp_prefix_key {
 	__be32 family;
 	struct emptcp_addr addr;
 };
+
+/** Key of a table of ports: a port, in the byte order of the machine. */
+typedef __u32 emptcp_port_key;
 
 /** Set of the names of an enum whose values are 0 to 63: bit n stands for value n. */
 #define EMPTCP_SET(enum_type)     \

@@ -13,8 +13,8 @@ use super::print_invalid;
 use super::print_json;
 use super::running_kernel;
 use crate::datapath::Apply;
-use crate::datapath::Interfaces;
 use crate::datapath::Outcome;
+use crate::datapath::interfaces;
 use crate::datapath::policy as policy_in_force;
 use crate::plan::Plan;
 use crate::plan::plan;
@@ -33,7 +33,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     let Some(policy) = load_policy(context, &args.path)? else {
         return Ok(Done::Invalid);
     };
-    let interfaces = Interfaces::read()?;
+    let interfaces = interfaces()?;
     let kernel = running_kernel()?;
     let planned = bind_policy(context, &policy, &interfaces, kernel).and_then(|chains| {
         let plan = plan(&chains, context.registry.modules(), &interfaces.0)?;
@@ -118,8 +118,9 @@ fn dry_run(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
         }
         for attachment in &plan.attachments {
             let steps = plan.classes[attachment.class].graph.nodes.len();
+            let plural = if steps == 1 { "" } else { "s" };
             println!(
-                "  {} {}: {steps} steps",
+                "  {} {}: {steps} step{plural}",
                 attachment.interface, attachment.hook
             );
         }

@@ -12,8 +12,10 @@ use super::load_policy;
 use super::print_invalid;
 use super::print_json;
 use super::running_kernel;
-use crate::datapath::Interface;
-use crate::datapath::Interfaces;
+use crate::datapath::interfaces;
+use crate::graph::MOST_STEPS_PER_RUN;
+use crate::interface::Interface;
+use crate::interface::Interfaces;
 use crate::module::KernelVersion;
 use crate::params::AnyInterface;
 use crate::params::InterfaceResolver;
@@ -37,7 +39,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     // For another machine every interface that the policy names is there.
     let interfaces = match args.kernel {
         Some(_) => named_interfaces(&policy),
-        None => Interfaces::read()?,
+        None => interfaces()?,
     };
     let resolver: &dyn InterfaceResolver = if args.kernel.is_some() {
         &AnyInterface
@@ -62,7 +64,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
         print_json(&json!({ "valid": true, "attachments": paths }))?;
     } else {
         for (interface, hook, steps) in paths {
-            println!("{interface} {hook}: longest path {steps} steps");
+            println!("{interface} {hook}: longest path {steps} of {MOST_STEPS_PER_RUN} steps");
         }
     }
     Ok(Done::Yes)

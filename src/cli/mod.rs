@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use clap::Parser;
 use clap::Subcommand;
 use serde::Serialize;
@@ -28,6 +29,7 @@ use crate::graph::bind;
 use crate::module::KernelVersion;
 use crate::module::Registry;
 use crate::params::InterfaceResolver;
+use crate::params::check_description;
 use crate::policy::Diagnostic;
 use crate::policy::Policy;
 use crate::policy::load;
@@ -85,7 +87,7 @@ pub fn main() -> ExitCode {
     restore_sigpipe();
     let cli = Cli::parse();
     #[cfg(feature = "failpoints")]
-    let _scenario = fail::FailScenario::setup();
+    let _scenario = stop_where_told();
     match run(cli) {
         Ok(Done::Yes) => ExitCode::SUCCESS,
         Ok(Done::Invalid) => ExitCode::FAILURE,
@@ -100,12 +102,41 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// `EMPTCP_STOP_AT=attached:2`: a SIGSTOP when this place is reached for the second time, so that a
+/// test can wait for it, and kill the process there.
+#[cfg(feature = "failpoints")]
+fn stop_where_told() -> fail::FailScenario<'static> {
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering;
+
+    let scenario = fail::FailScenario::setup();
+    if let Ok(told) = std::env::var("EMPTCP_STOP_AT") {
+        let (place, times) = told.split_once(':').unwrap_or((told.as_str(), "1"));
+        let left = AtomicU32::new(times.parse().unwrap_or(1));
+        let stop = move || {
+            if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+            }
+        };
+        if let Err(error) = fail::cfg_callback(place, stop) {
+            eprintln!("emptcp: EMPTCP_STOP_AT: {error}");
+        }
+    }
+    scenario
+}
+
 fn run(cli: Cli) -> Result<Done> {
     // Errors of libbpf reach the user through ours.
     libbpf_rs::set_print(None);
     let mut registry = Registry::builtin()?;
     for folder in &cli.modules {
         registry.add_folder(folder)?;
+    }
+    // Nothing is encoded by a description that cannot be used.
+    for module in registry.modules() {
+        if let Some(problem) = check_description(module).first() {
+            bail!("module {} describes itself wrongly: {problem}", module.name);
+        }
     }
     let context = Context {
         json: cli.json,

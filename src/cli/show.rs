@@ -30,7 +30,8 @@ pub(super) fn run(context: &Context) -> Result<Done> {
     Ok(Done::Yes)
 }
 
-/// Each chain as a paragraph: where, which packets, what is done.
+/// Each chain as a paragraph: where, which packets, what is done. Then what the names
+/// in them stand for.
 fn print(policy: &Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
     for chain in policy["chains"].as_array().into_iter().flatten() {
@@ -61,15 +62,25 @@ fn print(policy: &Value) -> Result<()> {
             .get("select")
             .map_or("every TCP packet".to_owned(), expression);
         writeln!(out, "  select {select}")?;
-        let act: Vec<String> = chain["act"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(expression)
-            .collect();
-        writeln!(out, "  act {}", act.join("; "))?;
+        writeln!(out, "  act {}", actors(&chain["act"]))?;
+    }
+    for (name, shared) in policy["selectors"].as_object().into_iter().flatten() {
+        writeln!(out, "selectors {name}: {}", expression(shared))?;
+    }
+    for (name, shared) in policy["actors"].as_object().into_iter().flatten() {
+        writeln!(out, "actors {name}: {}", actors(shared))?;
     }
     Ok(())
+}
+
+fn actors(act: &Value) -> String {
+    let act: Vec<String> = act
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(expression)
+        .collect();
+    act.join("; ")
 }
 
 fn text(value: &Value) -> String {

@@ -8,22 +8,53 @@ use comfy_table::presets::NOTHING;
 use super::Context;
 use super::Done;
 use super::print_json;
+use crate::datapath::NamespaceStatus;
+use crate::datapath::StateView;
 use crate::datapath::Status;
+use crate::datapath::interfaces;
+use crate::datapath::state;
 use crate::datapath::status;
+use crate::datapath::status_all;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// A line for each network namespace that has a policy.
+    #[arg(long)]
+    all: bool,
+    /// Also what the modules keep in their maps, such as the counts of record.
+    #[arg(long, conflicts_with = "all")]
+    state: bool,
+}
 
-pub(super) fn run(context: &Context, _args: &Args) -> Result<Done> {
+pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
+    if args.all {
+        let all = status_all()?;
+        if context.json {
+            print_json(&all)?;
+        } else {
+            print_all(&all);
+        }
+        return Ok(Done::Yes);
+    }
     let status = status()?;
+    let kept = if args.state {
+        state(&context.registry, &interfaces()?)?
+    } else {
+        Vec::new()
+    };
     if context.json {
-        print_json(&status)?;
+        let mut json = serde_json::to_value(&status)?;
+        if let (true, Some(object)) = (args.state, json.as_object_mut()) {
+            object.insert("state".to_owned(), serde_json::to_value(&kept)?);
+        }
+        print_json(&json)?;
         return Ok(Done::Yes);
     }
     match status {
         Some(status) => print(&status),
         None => eprintln!("emptcp: no policy is in force in this network namespace"),
     }
+    kept.iter().for_each(print_state);
     Ok(Done::Yes)
 }
 
@@ -43,7 +74,8 @@ fn print(status: &Status) {
             a.chains.join(", "),
         ]);
     }
-    println!("\n{places}");
+    println!();
+    print_table(&places);
 
     let mut steps = table(
         &[
@@ -87,16 +119,51 @@ fn print(status: &Status) {
             ]);
         }
     }
-    println!("\n{steps}");
-
+    println!();
+    print_table(&steps);
+    if !status.reasons.is_empty() {
+        println!();
+    }
     for (hook, reasons) in &status.reasons {
         for (reason, packets) in reasons {
-            println!("{hook}: {packets} packets passed untreated: {reason}");
+            println!("{hook}: {packets} packets could not be treated: {reason}");
         }
     }
     for line in &status.drift {
         eprintln!("emptcp: drift: {line} (apply mends it)");
     }
+}
+
+fn print_state(view: &StateView) {
+    let header: Vec<String> = view.fields.iter().map(|f| f.to_uppercase()).collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let is_number = |field: &String| view.entries.iter().all(|e| e[field].is_number());
+    let right: Vec<usize> = (0..view.fields.len())
+        .filter(|i| is_number(&view.fields[*i]))
+        .collect();
+    let mut table = table(&header, &right);
+    for entry in &view.entries {
+        table.add_row(view.fields.iter().map(|f| match &entry[f] {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }));
+    }
+    println!("\n{} of module {}:", view.map, view.module);
+    print_table(&table);
+}
+
+fn print_all(all: &[NamespaceStatus]) {
+    let mut table = table(&["NETNS", "NAMES", "GENERATION", "CHAINS", "PINS"], &[0, 2]);
+    for namespace in all {
+        table.add_row([
+            namespace.netns.to_string(),
+            namespace.names.join(", "),
+            namespace.generation.to_string(),
+            namespace.chains.join(", "),
+            namespace.pins.clone(),
+        ]);
+    }
+    print_table(&table);
 }
 
 /// A table without lines; `right`: columns of numbers.
@@ -108,5 +175,15 @@ pub(super) fn table(header: &[&str], right: &[usize]) -> Table {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table
+}
+
+/// Without the blanks that fill the last column.
+fn print_table(table: &Table) {
+    for line in table.lines() {
+        println!("{}", line.trim_end());
+    }
 }

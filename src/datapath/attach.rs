@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -12,6 +13,7 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
 use anyhow::bail;
+use libbpf_rs::ErrorKind;
 use libbpf_rs::TC_EGRESS;
 use libbpf_rs::TC_INGRESS;
 use libbpf_rs::TcHook;
@@ -22,9 +24,11 @@ use libbpf_rs::query::LinkInfo;
 use libbpf_rs::query::LinkTypeInfo;
 
 use super::netlink;
-use super::netlink::Interface;
+use super::netlink::interfaces;
 use super::stored::StoredAttachment;
 use super::stored::Via;
+use super::stored::attachment_id;
+use crate::interface::Interface;
 use crate::module::Hook;
 use crate::pin;
 use crate::pin::Home;
@@ -58,6 +62,11 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// Identity of the attachment: see [`StoredAttachment::id`].
+    pub(super) fn id(&self) -> String {
+        attachment_id(self.interface.index, self.hook.name(), &self.options())
+    }
+
     /// What cannot be changed at an attachment that is there.
     pub(super) fn options(&self) -> String {
         match self.hook {
@@ -71,7 +80,6 @@ impl Wanted<'_> {
 #[derive(Debug)]
 pub(super) struct Attached {
     pub(super) via: Via,
-    pub(super) made_qdisc: bool,
     /// How to take it back.
     pub(super) undo: Undo,
 }
@@ -83,6 +91,8 @@ pub(super) enum Undo {
     Detach(At),
     /// The program that was there before.
     Exchange(At, OwnedFd),
+    /// The XDP program that was there before, in its mode.
+    Reattach(At, OwnedFd, Box<StoredAttachment>),
 }
 
 impl Undo {
@@ -90,6 +100,10 @@ impl Undo {
         match self {
             Undo::Detach(at) => at.detach(),
             Undo::Exchange(at, program) => at.exchange(&program),
+            Undo::Reattach(at, program, before) => {
+                at.detach()?;
+                reattach_xdp(&at, &program, &before)
+            }
         }
     }
 }
@@ -103,7 +117,6 @@ pub(super) enum At {
         ifindex: u32,
         hook: Hook,
         priority: u32,
-        made_qdisc: bool,
     },
 }
 
@@ -120,7 +133,6 @@ impl At {
                 ifindex,
                 hook,
                 priority,
-                ..
             } => {
                 filter(program.as_fd(), *ifindex, *hook, *priority)
                     .replace(true)
@@ -133,42 +145,37 @@ impl At {
 
     pub(super) fn detach(&self) -> Result<()> {
         match self {
-            // The last reference to a link is its pin.
-            At::Link(pin) => pin::remove(pin),
+            At::Link(pin) => {
+                if let Ok(link) = sys::open_pin(pin) {
+                    // Now: what goes with its last reference goes later, and XDP would be taken. An
+                    // error says that the interface has gone.
+                    let _ = sys::link_detach(&link);
+                }
+                pin::remove(pin)
+            }
             At::Filter {
                 ifindex,
                 hook,
                 priority,
-                made_qdisc,
             } => {
-                let own = std::fs::File::open("/dev/null")?;
-                let mut hook = filter(own.as_fd(), *ifindex, *hook, *priority);
-                match hook.detach() {
-                    Err(e) if !gone(&e) => return Err(e).context("cannot remove a filter"),
-                    _ => {}
+                if interfaces()?.by_index(*ifindex).is_none() {
+                    return Ok(());
                 }
-                if *made_qdisc && netlink::clsact_filters(*ifindex).is_ok_and(|n| n == 0) {
-                    let both = TC_INGRESS | TC_EGRESS;
-                    let mut builder = TcHookBuilder::new(own.as_fd());
-                    // Somebody else may have removed it already.
-                    let _ = builder.ifindex(*ifindex as i32).hook(both).destroy();
+                match filter_of_any(*ifindex, *hook, *priority).detach() {
+                    // The filter or its qdisc is gone: ENOENT, EINVAL.
+                    Err(e)
+                        if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) =>
+                    {
+                        Err(e).context("cannot remove a filter")
+                    }
+                    _ => Ok(()),
                 }
-                Ok(())
             }
         }
     }
 }
 
-/// The kernel has no such interface, qdisc or filter any more.
-fn gone(error: &libbpf_rs::Error) -> bool {
-    let text = format!("{error:?}");
-    matches!(
-        error.kind(),
-        libbpf_rs::ErrorKind::NotFound | libbpf_rs::ErrorKind::InvalidInput
-    ) || text.contains("No such device")
-}
-
-fn filter(program: std::os::fd::BorrowedFd<'_>, ifindex: u32, hook: Hook, priority: u32) -> TcHook {
+fn filter(program: BorrowedFd<'_>, ifindex: u32, hook: Hook, priority: u32) -> TcHook {
     let point = if hook == Hook::TcEgress {
         TC_EGRESS
     } else {
@@ -181,22 +188,23 @@ fn filter(program: std::os::fd::BorrowedFd<'_>, ifindex: u32, hook: Hook, priori
         .hook(point)
 }
 
-/// Path of the pin of a link.
-pub(super) fn link_pin(home: &Home, ifindex: u32, hook: Hook) -> PathBuf {
-    home.join("links")
-        .join(format!("{ifindex}-{}", hook.name()))
+/// A filter to ask for or to remove: [`TcHook`] wants a program there too, and uses none.
+fn filter_of_any(ifindex: u32, hook: Hook, priority: u32) -> TcHook {
+    filter(io::stderr().as_fd(), ifindex, hook, priority)
 }
+
+/// Folder of the pins of links, by the ids of their attachments.
+pub(super) const LINKS: &str = "links";
 
 /// The place of an attachment in force.
 pub(super) fn place(home: &Home, stored: &StoredAttachment) -> Result<At> {
     let hook: Hook = stored.hook.parse().map_err(|e: String| anyhow!(e))?;
     Ok(match stored.via {
-        Via::Tcx | Via::Xdp => At::Link(link_pin(home, stored.ifindex, hook)),
+        Via::Tcx | Via::Xdp => At::Link(home.join(LINKS).join(stored.id())),
         Via::Clsact => At::Filter {
             ifindex: stored.ifindex,
             hook,
             priority: priority(&stored.options),
-            made_qdisc: stored.made_qdisc,
         },
     })
 }
@@ -227,16 +235,16 @@ pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Option<u32> {
             ifindex,
             hook,
             priority,
-            ..
-        } => {
-            let own = std::fs::File::open("/dev/null").ok()?;
-            filter(own.as_fd(), ifindex, hook, priority).query().ok()
-        }
+        } => filter_of_any(ifindex, hook, priority).query().ok(),
     }
 }
 
 /// Whether this kernel has TCX (Linux 6.6).
 pub(super) fn has_tcx(ifindex: u32) -> bool {
+    // Tests of the other way need no old kernel.
+    if cfg!(feature = "failpoints") && std::env::var_os("EMPTCP_NO_TCX").is_some() {
+        return false;
+    }
     // Asking takes the kernel's lock on all interfaces: once is enough.
     static KNOWN: AtomicBool = AtomicBool::new(false);
     if !KNOWN.load(Ordering::Relaxed) {
@@ -256,35 +264,65 @@ pub(super) fn attach(
     present: Option<&StoredAttachment>,
     program: impl AsFd,
 ) -> Result<Attached> {
-    if let Some(present) = present {
-        if present.options == wanted.options() {
-            if let Some(id) = running(home, present) {
-                let at = place(home, present)?;
-                let before = sys::program_by_id(id).context("cannot open the program in force")?;
-                at.exchange(&program)?;
-                return Ok(Attached {
-                    via: present.via,
-                    made_qdisc: present.made_qdisc,
-                    undo: Undo::Exchange(at, before),
-                });
-            }
-        }
-        // Gone, or in another place: anew.
-        place(home, present)?.detach()?;
-    }
     let index = wanted.interface.index;
-    if wanted.hook == Hook::Xdp || has_tcx(index) {
-        attach_link(home, wanted, program)
-    } else {
-        attach_filter(wanted, program)
+    let anew = || {
+        if wanted.hook == Hook::Xdp || has_tcx(index) {
+            attach_link(home, wanted, &program)
+        } else {
+            attach_filter(home, wanted, &program)
+        }
+    };
+    let Some(present) = present else {
+        return anew();
+    };
+    let at = place(home, present)?;
+    let Some(id) = running(home, present) else {
+        // Gone with its interface, or removed by somebody else.
+        at.detach()?;
+        return anew();
+    };
+    let before = sys::program_by_id(id).context("cannot open the program in force")?;
+    if present.options == wanted.options() {
+        at.exchange(&program)?;
+        return Ok(Attached {
+            via: present.via,
+            undo: Undo::Exchange(at, before),
+        });
     }
+    // Another mode of XDP, of which an interface has one at a time: packets pass in between.
+    at.detach()?;
+    match anew() {
+        Ok(attached) => Ok(Attached {
+            undo: Undo::Reattach(at, before, Box::new(present.clone())),
+            ..attached
+        }),
+        Err(error) => {
+            reattach_xdp(&at, &before, present)?;
+            Err(error)
+        }
+    }
+}
+
+/// Puts an XDP program back where it was.
+fn reattach_xdp(at: &At, program: &OwnedFd, before: &StoredAttachment) -> Result<()> {
+    let At::Link(pin) = at else {
+        return Ok(());
+    };
+    let modes = [XdpMode::Native, XdpMode::Generic];
+    let mode = modes
+        .into_iter()
+        .find(|m| format!("{m:?}") == before.options)
+        .unwrap_or_default();
+    let link = create_xdp(program, before.ifindex, mode)
+        .with_context(|| format!("cannot attach to xdp of {} again", before.interface))?;
+    sys::pin(&link, pin).with_context(|| format!("cannot pin {}", pin.display()))
 }
 
 fn attach_link(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
     let index = wanted.interface.index;
-    let pin = link_pin(home, index, wanted.hook);
+    let pin = home.join(LINKS).join(wanted.id());
     // Left behind by an apply that was killed.
-    pin::remove(&pin)?;
+    At::Link(pin.clone()).detach()?;
     let (via, link) = match wanted.hook {
         Hook::Xdp => (Via::Xdp, attach_xdp(wanted, &program)?),
         Hook::TcIngress | Hook::TcEgress => {
@@ -301,11 +339,10 @@ fn attach_link(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<A
             )
         }
     };
-    pin::create_folder(&home.join("links"))?;
+    pin::create_folder(&home.join(LINKS))?;
     sys::pin(&link, &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
     Ok(Attached {
         via,
-        made_qdisc: false,
         undo: Undo::Detach(At::Link(pin)),
     })
 }
@@ -357,15 +394,7 @@ fn attach_xdp(wanted: &Wanted<'_>, program: impl AsFd) -> Result<OwnedFd> {
             .detach(interface.index as i32, XdpFlags::NONE)
             .with_context(|| format!("cannot remove the XDP program {name} (id {id})"))?;
     }
-    let create = |flags| sys::link_create(&program, interface.index, LinkAt::Xdp(flags));
-    let link = match wanted.xdp.mode {
-        XdpMode::Native => create(XDP_NATIVE),
-        XdpMode::Generic => create(XDP_GENERIC),
-        XdpMode::Auto => create(XDP_NATIVE).or_else(|e| match e.raw_os_error() {
-            Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE) => create(XDP_GENERIC),
-            _ => Err(e),
-        }),
-    };
+    let link = create_xdp(&program, interface.index, wanted.xdp.mode);
     link.map_err(|e: io::Error| match (e.raw_os_error(), wanted.xdp.mode) {
         (Some(libc::EOPNOTSUPP), XdpMode::Native) => {
             anyhow!(
@@ -377,13 +406,25 @@ fn attach_xdp(wanted: &Wanted<'_>, program: impl AsFd) -> Result<OwnedFd> {
     })
 }
 
+fn create_xdp(program: impl AsFd, ifindex: u32, mode: XdpMode) -> io::Result<OwnedFd> {
+    let create = |flags| sys::link_create(&program, ifindex, LinkAt::Xdp(flags));
+    match mode {
+        XdpMode::Native => create(XDP_NATIVE),
+        XdpMode::Generic => create(XDP_GENERIC),
+        XdpMode::Auto => create(XDP_NATIVE).or_else(|e| match e.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE) => create(XDP_GENERIC),
+            _ => Err(e),
+        }),
+    }
+}
+
 /// The program that is at XDP of an interface, asked anew: ours may just have been removed.
 fn occupant(interface: &Interface) -> Option<u32> {
-    let now = netlink::Interfaces::read().ok()?;
+    let now = interfaces().ok()?;
     now.by_index(interface.index)?.xdp_program
 }
 
-fn attach_filter(wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
+fn attach_filter(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
     let index = wanted.interface.index;
     let priority = priority(&wanted.options());
     if matches!(
@@ -396,11 +437,19 @@ fn attach_filter(wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
         );
     }
     let mut hook = filter(program.as_fd(), index, wanted.hook, priority);
-    let made_qdisc = match hook.create() {
-        Ok(_) => true,
-        Err(e) if e.kind() == libbpf_rs::ErrorKind::AlreadyExists => false,
-        Err(e) => return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted))),
-    };
+    // Noted first: an apply that is killed leaves no qdisc that nobody knows of.
+    let note = qdisc_note(home, index);
+    let is_ours = note.exists();
+    pin::create_folder(&note)?;
+    let created = hook.create();
+    if created.is_err() && !is_ours {
+        pin::remove(&note)?;
+    }
+    if let Err(e) = created
+        && e.kind() != ErrorKind::AlreadyExists
+    {
+        return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted)));
+    }
     if let Ok(id) = hook.query() {
         let name = sys::program_by_id(id)
             .and_then(sys::program_info)
@@ -419,33 +468,61 @@ fn attach_filter(wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
         ifindex: index,
         hook: wanted.hook,
         priority,
-        made_qdisc,
     };
     Ok(Attached {
         via: Via::Clsact,
-        made_qdisc,
         undo: Undo::Detach(at),
     })
 }
 
-/// Removes filters of ours from an interface that no stored policy knows of: an
-/// apply was killed. Links need no search, their pins tell.
-pub(super) fn sweep_filters(ifindex: u32) {
+/// A folder that stands for a clsact qdisc that we made.
+fn qdisc_note(home: &Home, ifindex: u32) -> PathBuf {
+    home.join(QDISCS).join(ifindex.to_string())
+}
+
+/// Folder of the notes of qdiscs.
+const QDISCS: &str = "qdiscs";
+
+/// Removes the qdiscs that we made, where nobody has a filter any more; `used`: interfaces where
+/// we have.
+pub(super) fn sweep_qdiscs(home: &Home, used: impl Fn(u32) -> bool) -> Result<()> {
+    for name in pin::list(&home.join(QDISCS))? {
+        let ifindex = name.parse().unwrap_or(0);
+        if used(ifindex) {
+            continue;
+        }
+        if netlink::clsact_filters(ifindex).is_ok_and(|n| n == 0) {
+            // Somebody else may have removed it already.
+            let _ = TcHookBuilder::new(io::stderr().as_fd())
+                .ifindex(ifindex as i32)
+                .hook(TC_INGRESS | TC_EGRESS)
+                .destroy();
+        }
+        pin::remove(&qdisc_note(home, ifindex))?;
+    }
+    Ok(())
+}
+
+/// Removes filters of ours that no stored policy knows of: an apply was killed. `known`: those
+/// that it knows. Links need no search, their pins tell.
+pub(super) fn sweep_filters(ifindex: u32, known: &[&StoredAttachment]) {
     if has_tcx(ifindex) {
         return;
     }
     for hook in [Hook::TcIngress, Hook::TcEgress] {
         for priority in [PRIORITY, PRIORITY_FIRST] {
+            let is_known = |a: &&&StoredAttachment| {
+                a.hook == hook.name() && self::priority(&a.options) == priority
+            };
+            if known.iter().any(|a| is_known(&a)) {
+                continue;
+            }
             let at = At::Filter {
                 ifindex,
                 hook,
                 priority,
-                made_qdisc: false,
             };
-            let Ok(own) = std::fs::File::open("/dev/null") else {
-                continue;
-            };
-            let Ok(id) = filter(own.as_fd(), ifindex, hook, priority).query() else {
+            let Ok(id) = filter_of_any(ifindex, hook, priority).query() else {
                 continue;
             };
             let name = sys::program_by_id(id)

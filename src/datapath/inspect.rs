@@ -1,6 +1,9 @@
 //! What is in force, and whether the kernel still has it so.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -12,12 +15,14 @@ use serde::Serialize;
 use super::attach;
 use super::counters;
 use super::counters::Counters;
-use super::publish::in_force;
-use super::publish::open_shared;
+use super::shared::open_shared;
 use super::stored;
 use super::stored::Stored;
 use super::stored::StoredClass;
+use super::stored::in_force;
+use super::stored::stored_at;
 use crate::module::Hook;
+use crate::pin;
 use crate::pin::Home;
 
 /// A policy in force.
@@ -113,7 +118,8 @@ pub fn status() -> Result<Option<Status>> {
     let Some(stored) = in_force(&home)? else {
         return Ok(None);
     };
-    let shared = open_shared(&home)?.context("pins of the policy are missing; apply it again")?;
+    let shared =
+        open_shared(&home, &stored)?.context("pins of the policy are missing; apply it again")?;
     let mut attachments = Vec::new();
     for attachment in &stored.attachments {
         let class = &stored.classes[attachment.class];
@@ -147,6 +153,57 @@ pub fn status() -> Result<Option<Status>> {
         reasons,
         drift: drift(&home, &stored),
     }))
+}
+
+/// The policy of one network namespace among all.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamespaceStatus {
+    /// Inode of the namespace, as `lsns -t net` prints it.
+    pub netns: u64,
+    /// Its names under /run/netns; empty where it has none, or is gone.
+    pub names: Vec<String>,
+    /// Number of the generation.
+    pub generation: u64,
+    /// Names of the chains that are loaded.
+    pub chains: Vec<String>,
+    /// Folder of its pins.
+    pub pins: String,
+}
+
+/// The policies of all network namespaces whose pins are in this BPF file system.
+///
+/// # Errors
+///
+/// No privilege, or the kernel's.
+pub fn status_all() -> Result<Vec<NamespaceStatus>> {
+    let mut all = Vec::new();
+    for (netns, home) in Home::current(false)?.all()? {
+        let Some(_lock) = home.lock_shared()? else {
+            continue;
+        };
+        let Some(stored) = stored_at(&home)? else {
+            continue;
+        };
+        let mut chains: Vec<String> = stored.classes.iter().flat_map(chains_of).collect();
+        chains.sort();
+        chains.dedup();
+        all.push(NamespaceStatus {
+            netns,
+            names: netns_names(netns),
+            generation: stored.generation,
+            chains,
+            pins: home.path().display().to_string(),
+        });
+    }
+    Ok(all)
+}
+
+/// Names that `ip netns` gave a namespace.
+fn netns_names(inode: u64) -> Vec<String> {
+    let folder = Path::new("/run/netns");
+    let names = pin::list(folder).unwrap_or_default();
+    let is_it = |name: &String| fs::metadata(folder.join(name)).is_ok_and(|m| m.ino() == inode);
+    names.into_iter().filter(is_it).collect()
 }
 
 fn chains_of(class: &StoredClass) -> Vec<String> {

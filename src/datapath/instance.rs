@@ -21,6 +21,7 @@ use crate::abi::Framing;
 use crate::graph::Graph;
 use crate::module::KernelVersion;
 use crate::module::Registry;
+use crate::module::Scope;
 use crate::sys;
 use crate::sys::TestRun;
 
@@ -59,13 +60,22 @@ pub enum Verdict {
     Other(i32),
 }
 
+/// A map that a module keeps.
+#[derive(Debug)]
+struct State {
+    name: String,
+    /// The step whose own it is; none if all share it.
+    step: Option<u32>,
+    map: MapHandle,
+}
+
 /// A loaded graph.
 #[derive(Debug)]
 pub struct Instance {
     entry: OwnedFd,
     class: Class,
     shared: Shared,
-    state: Vec<(String, MapHandle)>,
+    state: Vec<State>,
     /// Kept: programs of an array that nobody holds are gone.
     array: MapHandle,
 }
@@ -99,11 +109,12 @@ impl Instance {
         };
         let shared = Shared::create(nodes.max(1) as u32)?;
         let mut loader = Loader::new(registry, kernel);
-        let mut state: Vec<(String, MapHandle)> = Vec::new();
+        let mut state: Vec<State> = Vec::new();
         let loaded = loader.load_class(&class, &shared, &mut |wanted| {
             let name = &wanted.info.name;
-            if let Some((_, map)) = state.iter().find(|(n, _)| n == name) {
-                return Ok(MapHandle::try_from(map)?);
+            let step = (wanted.info.scope == Scope::Step).then_some(wanted.step);
+            if let Some(known) = state.iter().find(|s| s.name == *name && s.step == step) {
+                return Ok(MapHandle::try_from(&known.map)?);
             }
             let map = loader::create_map(
                 name,
@@ -115,7 +126,11 @@ impl Instance {
                 ],
                 wanted.prepared.flags,
             )?;
-            state.push((name.clone(), MapHandle::try_from(&map)?));
+            state.push(State {
+                name: name.clone(),
+                step,
+                map: MapHandle::try_from(&map)?,
+            });
             Ok(map)
         })?;
         let side = Side {
@@ -187,22 +202,22 @@ impl Instance {
 
     /// Names of the maps that its modules keep.
     pub fn state_names(&self) -> impl Iterator<Item = &str> {
-        self.state.iter().map(|(name, _)| name.as_str())
+        self.state.iter().map(|s| s.name.as_str())
     }
 
-    /// Keys and values of a map that a module keeps.
+    /// Keys and values of a map that a module keeps; of all steps that have one, in the
+    /// order of the nodes.
     ///
     /// # Errors
     ///
     /// The kernel's.
     pub fn state(&self, map: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let Some((_, map)) = self.state.iter().find(|(n, _)| n == map) else {
-            return Ok(Vec::new());
-        };
         let mut entries = Vec::new();
-        for key in map.keys() {
-            if let Some(value) = map.lookup(&key, MapFlags::ANY)? {
-                entries.push((key, value));
+        for State { map, .. } in self.state.iter().filter(|s| s.name == map) {
+            for key in map.keys() {
+                if let Some(value) = map.lookup(&key, MapFlags::ANY)? {
+                    entries.push((key, value));
+                }
             }
         }
         Ok(entries)

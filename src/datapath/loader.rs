@@ -35,9 +35,6 @@ use crate::sys::Load;
 use crate::sys::Prepared;
 use crate::sys::PreparedMap;
 
-/// Maps that every step gets from the engine, by their names in `maps.h`.
-const ENGINE_MAPS: [&str; 4] = ["progs", "counters", "reasons", "chain_words"];
-
 /// What all programs of a policy share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -333,14 +330,17 @@ impl<'r> Loader<'r> {
                 }
                 let info = object.maps.iter().find(|m| m.name == map.name);
                 let handle = match info {
-                    Some(info) if info.table_of.is_some() => {
+                    Some(info) if info.table_of.is_some() || info.is_param => {
                         let binding = node.params.tables.iter().find(|b| b.map == map.name);
                         match binding.map(|b| &b.contents) {
                             Some(TableContents::Anonymous { entries, .. }) => {
                                 Some(anonymous_table(map, entries)?)
                             }
                             Some(TableContents::Named(name)) => {
-                                return Err(anyhow!("table {name} cannot be used here"));
+                                return Err(anyhow!(
+                                    "{}: steps cannot look up tables of the policy ({name}) yet",
+                                    node.key
+                                ));
                             }
                             None => None,
                         }
@@ -494,10 +494,8 @@ impl<'r> Loader<'r> {
     pub(crate) fn state_maps(&self, class: &Class) -> Vec<(Scope, u32, String)> {
         let mut maps = Vec::new();
         for (node, id) in class.graph.nodes.iter().zip(&class.ids) {
-            for map in &self.registry.object(node.module).maps {
-                if map.table_of.is_none() && !ENGINE_MAPS.contains(&map.name.as_str()) {
-                    maps.push((map.scope, *id, map.name.clone()));
-                }
+            for map in self.registry.object(node.module).own_maps() {
+                maps.push((map.scope, *id, map.name.clone()));
             }
         }
         maps

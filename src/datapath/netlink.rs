@@ -22,97 +22,23 @@ use netlink_sys::Socket;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use crate::abi::Framing;
-use crate::params::InterfaceResolver;
+use crate::interface::Interface;
+use crate::interface::Interfaces;
 
-/// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// Index in its network namespace.
-    pub index: u32,
-    /// Name.
-    pub name: String,
-    /// Alternative names.
-    pub altnames: Vec<String>,
-    /// Largest IP packet, in bytes.
-    pub mtu: u32,
-    /// Kind, as `ip -d link` prints it (`veth`, `tun`); `None` for hardware.
-    pub kind: Option<String>,
-    /// Packets begin with an IP header.
-    pub raw_ip: bool,
-    /// Id of the XDP program that is there, if one is.
-    pub xdp_program: Option<u32>,
-}
-
-impl Interface {
-    pub(crate) fn framing(&self) -> Framing {
-        if self.raw_ip {
-            Framing::Ip
-        } else {
-            Framing::Ether
+/// The interfaces of the current network namespace.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn interfaces() -> Result<Interfaces> {
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let mut found = Vec::new();
+    for message in dump(request).context("cannot list the network interfaces")? {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            found.push(interface(link));
         }
     }
-
-    /// Name and alternative names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.name.as_str()).chain(self.altnames.iter().map(String::as_str))
-    }
-
-    /// Whether packets here may have a checksum that is still to be completed, which XDP
-    /// programs cannot see: both ends are of this machine, or a guest hands them over.
-    pub fn hides_partial_checksums(&self) -> bool {
-        matches!(
-            self.kind.as_deref(),
-            Some("veth" | "tun" | "netkit" | "ifb" | "bridge")
-        ) || self.name == "lo"
-    }
-}
-
-/// The interfaces of this network namespace.
-#[derive(Clone, Debug, Default)]
-pub struct Interfaces(pub Vec<Interface>);
-
-impl Interfaces {
-    /// Asks the kernel.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's.
-    pub fn read() -> Result<Self> {
-        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let mut found = Vec::new();
-        for message in dump(request).context("cannot list the network interfaces")? {
-            if let RouteNetlinkMessage::NewLink(link) = message {
-                found.push(interface(link));
-            }
-        }
-        Ok(Self(found))
-    }
-
-    /// The interface of an index.
-    pub fn by_index(&self, index: u32) -> Option<&Interface> {
-        self.0.iter().find(|i| i.index == index)
-    }
-}
-
-impl InterfaceResolver for Interfaces {
-    fn index(&self, name: &str) -> Option<u32> {
-        self.0
-            .iter()
-            .find(|i| i.names().any(|n| n == name))
-            .map(|i| i.index)
-    }
-
-    fn name(&self, index: u32) -> Option<String> {
-        self.by_index(index).map(|i| i.name.clone())
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.0
-            .iter()
-            .flat_map(|i| i.names().map(str::to_owned))
-            .collect()
-    }
+    Ok(Interfaces(found))
 }
 
 fn interface(link: LinkMessage) -> Interface {

@@ -13,15 +13,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
 use fail::fail_point;
 use libbpf_rs::MapCore as _;
-use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 use sha2::Digest as _;
 use sha2::Sha256;
@@ -29,7 +26,7 @@ use sha2::Sha256;
 use super::attach;
 use super::attach::Undo;
 use super::attach::Wanted;
-use super::counters;
+use super::inspect;
 use super::loader;
 use super::loader::Class;
 use super::loader::LoadedClass;
@@ -37,20 +34,37 @@ use super::loader::Loader;
 use super::loader::Shared;
 use super::loader::Side;
 use super::loader::Start;
-use super::loader::StateMap;
-use super::netlink::Interfaces;
+use super::netlink::interfaces;
+use super::numbers::capacity;
+use super::numbers::carry_over;
+use super::numbers::clear_new_counters;
+use super::numbers::number;
+use super::numbers::step_name;
+use super::shared;
+use super::shared::GENERATION;
+use super::shared::counters_pin;
+use super::shared::generation_of;
+use super::shared::next_number;
+use super::shared::open_shared;
+use super::state::KEPT;
+use super::state::STATE;
+use super::state::state_map;
+use super::state::state_name;
 use super::stored;
 use super::stored::Stored;
 use super::stored::StoredAttachment;
 use super::stored::StoredClass;
 use super::stored::StoredStep;
-use crate::abi;
+use super::stored::Via;
+use super::stored::array_pin;
+use super::stored::generation;
+use super::stored::in_force;
+use super::stored::stored_at;
 use crate::abi::Framing;
 use crate::graph::BoundChain;
-use crate::module::Hook;
+use crate::interface::Interfaces;
 use crate::module::KernelVersion;
 use crate::module::Registry;
-use crate::module::Scope;
 use crate::pin;
 use crate::pin::Home;
 use crate::plan::Plan;
@@ -85,13 +99,8 @@ pub struct Apply<'a> {
     pub interfaces: &'a Interfaces,
 }
 
-/// A map of the engine by its pin, and whether every step refers to it.
-const GENERATION: &str = "generation";
-const COUNTERS: &str = "counters";
-const REASONS: &str = "reasons";
-const CHAIN_WORDS: &str = "chain_words";
-/// Folder of the maps that modules keep.
-const STATE: &str = "state";
+/// Classes with their digests: see [`Apply::digest`].
+type Digested = Vec<(Class, String)>;
 
 impl Apply<'_> {
     /// Puts the policy in force.
@@ -123,7 +132,7 @@ impl Apply<'_> {
         let Some(stored) = in_force(&home)? else {
             return Ok(true);
         };
-        let Some(shared) = open_shared(&home)? else {
+        let Some(shared) = open_shared(&home, &stored)? else {
             return Ok(true);
         };
         let (classes, _) = self.classes(Some(&stored), &shared)?;
@@ -132,13 +141,20 @@ impl Apply<'_> {
 
     fn publish(&self, home: &Home) -> Result<Outcome> {
         let stored = in_force(home)?;
-        sweep(home, stored.as_ref())?;
-        let mut shared = shared(home)?;
-        let (mut classes, ids) = self.classes(stored.as_ref(), &shared)?;
-        if let Some(stored) = &stored {
-            if self.is_in_force(home, stored, &classes, &shared) {
-                return Ok(Outcome::Unchanged);
+        if stored.is_none() && stored_at(home)?.is_some() {
+            // Of a namespace that is gone: nothing of it is ours.
+            for name in pin::list(home.path())? {
+                pin::remove(&home.join(name))?;
             }
+        }
+        sweep(home, stored.as_ref())?;
+        let mut shared = shared::open_or_create(home, stored.as_ref())?;
+        let (mut classes, ids) = self.classes(stored.as_ref(), &shared)?;
+        if let Some(stored) = &stored
+            && self.is_in_force(home, stored, &classes, &shared)
+        {
+            self.sweep_state(home, &classes)?;
+            return Ok(Outcome::Unchanged);
         }
 
         let known = stored.as_ref().map_or(loader::COUNTERS, |s| s.counters);
@@ -158,6 +174,7 @@ impl Apply<'_> {
         let number = next_number(&shared)?;
         let folder = home.join(stored::generation_folder(number));
         pin::create_folder(&folder)?;
+        let kept = pin::list(&home.join(STATE))?;
         let mut undo = Vec::new();
         let published = self.exchange(home, stored.as_ref(), &shared, &classes, number, &mut undo);
         let mut now = match published {
@@ -169,11 +186,19 @@ impl Apply<'_> {
                     }
                 }
                 pin::remove(&folder)?;
+                sweep_qdiscs(home, stored.as_ref())?;
+                let new = pin::list(&home.join(STATE))?;
+                for name in new.iter().filter(|n| !kept.contains(n)) {
+                    pin::remove(&home.join(STATE).join(name))?;
+                }
                 return Err(error);
             }
         };
         now.ids = ids;
         now.counters = capacity;
+        // With their generation: another one may need more of them.
+        sys::pin(&shared.counters, &counters_pin(home, number))
+            .context("cannot pin the counters")?;
         now.pin(&folder.join("policy"))?;
         fail_point!("before-flip");
         sys::store_u64(&shared.generation, 0, number).context("cannot change the generation")?;
@@ -181,9 +206,6 @@ impl Apply<'_> {
         sys::grace_period().context("cannot wait for the programs that run")?;
         if let Some(old) = old_counters {
             carry_over(&old, &shared.counters, stored.as_ref(), &now)?;
-            let pin = home.join(COUNTERS);
-            pin::remove(&pin)?;
-            sys::pin(&shared.counters, &pin).context("cannot pin the counters")?;
         }
         fail_point!("before-cleanup");
         if let Some(stored) = &stored {
@@ -199,7 +221,7 @@ impl Apply<'_> {
         &self,
         stored: Option<&Stored>,
         shared: &Shared,
-    ) -> Result<(Vec<(Class, String)>, BTreeMap<String, u32>)> {
+    ) -> Result<(Digested, BTreeMap<String, u32>)> {
         let before = stored.map(|s| s.ids.clone()).unwrap_or_default();
         let modules = self.registry.modules();
         let mut keys: Vec<String> = Vec::new();
@@ -293,11 +315,11 @@ impl Apply<'_> {
                 .all(|(s, (_, digest))| s.digest == *digest);
         let same_places = stored.attachments.len() == self.plan.attachments.len()
             && self.plan.attachments.iter().all(|wanted| {
-                find(stored, wanted.ifindex, wanted.hook.name()).is_some_and(|s| {
-                    s.class == wanted.class
-                        && self
-                            .wanted(wanted)
-                            .is_some_and(|w| w.options() == s.options)
+                let place = self.wanted(wanted);
+                place.is_some_and(|place| {
+                    stored
+                        .attachment(&place.id())
+                        .is_some_and(|s| s.class == wanted.class && s.options == place.options())
                 })
             });
         let cookie = sys::netns_cookie();
@@ -307,7 +329,7 @@ impl Apply<'_> {
             && stored.netns_cookie == cookie
             && same_classes
             && same_places
-            && super::inspect::drift(home, stored).is_empty()
+            && inspect::drift(home, stored).is_empty()
     }
 
     fn wanted<'b>(&'b self, attachment: &'b crate::plan::Attachment) -> Option<Wanted<'b>> {
@@ -361,7 +383,8 @@ impl Apply<'_> {
                 array: &loaded[wanted.class].array,
                 start: class.start(),
             };
-            let present = stored.and_then(|s| find(s, wanted.ifindex, wanted.hook.name()));
+            let place = self.wanted(wanted).context("an interface has gone")?;
+            let present = stored.and_then(|s| s.attachment(&place.id()));
             // Arrays of another flavour cannot be called: packets pass until the change.
             let before =
                 present.filter(|p| stored.is_some_and(|s| s.classes[p.class].frags == class.frags));
@@ -380,7 +403,6 @@ impl Apply<'_> {
                     e.insert(loader.load_entry(class, shared, &next, prev.as_ref())?)
                 }
             };
-            let place = self.wanted(wanted).context("an interface has gone")?;
             let attached = attach::attach(home, &place, present, &*entry)?;
             undo.push(attached.undo);
             attachments.push(StoredAttachment {
@@ -391,7 +413,6 @@ impl Apply<'_> {
                 via: attached.via,
                 options: place.options(),
                 program: sys::program_info(&*entry)?.0,
-                made_qdisc: attached.made_qdisc,
             });
             fail_point!("attached");
         }
@@ -476,16 +497,17 @@ impl Apply<'_> {
 /// No privilege, or the kernel's.
 pub fn delete() -> Result<bool> {
     let home = Home::current(false)?;
-    if !home.exists() {
+    if !home.exists()? {
         return Ok(false);
     }
     let locked = home.lock()?;
     let home = &locked.home;
     let stored = in_force(home)?;
-    if let Some(shared) = open_shared(home)? {
+    if let Ok(map) = MapHandle::from_pinned_path(home.join(GENERATION)) {
         // No entry program knows generation 0: all packets pass, everywhere at once.
-        sys::store_u64(&shared.generation, 0, 0).context("cannot change the generation")?;
+        sys::store_u64(&map, 0, 0).context("cannot change the generation")?;
     }
+    fail_point!("before-detach");
     if let Some(stored) = &stored {
         for attachment in &stored.attachments {
             attach::place(home, attachment)?.detach()?;
@@ -494,156 +516,6 @@ pub fn delete() -> Result<bool> {
     sweep(home, None)?;
     clear(home)?;
     Ok(stored.is_some())
-}
-
-/// The policy in force, if there is one.
-pub(super) fn in_force(home: &Home) -> Result<Option<Stored>> {
-    let Some(generation) = generation(home) else {
-        return Ok(None);
-    };
-    if generation.current == 0 {
-        return Ok(None);
-    }
-    let path = home
-        .join(stored::generation_folder(generation.current))
-        .join("policy");
-    let stored = Stored::open(&path)?;
-    // The inode of a namespace that is gone is given to new ones.
-    Ok(stored.filter(|s| s.netns_cookie.is_none() || s.netns_cookie == sys::netns_cookie()))
-}
-
-fn generation(home: &Home) -> Option<abi::Generation> {
-    let map = MapHandle::from_pinned_path(home.join(GENERATION)).ok()?;
-    read_generation(&map)
-}
-
-fn generation_of(shared: &Shared) -> abi::Generation {
-    read_generation(&shared.generation).unwrap_or_default()
-}
-
-fn read_generation(map: &MapHandle) -> Option<abi::Generation> {
-    let bytes = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).ok()??;
-    let mut generation = abi::Generation::default();
-    plain::copy_from_bytes(&mut generation, &bytes).ok()?;
-    Some(generation)
-}
-
-/// A number that no generation of this policy ever had.
-fn next_number(shared: &Shared) -> Result<u64> {
-    let generation = generation_of(shared);
-    let number = generation.current.max(generation.latest) + 1;
-    sys::store_u64(&shared.generation, 8, number).context("cannot number the generation")?;
-    Ok(number)
-}
-
-/// The maps that all steps share; created where they are not.
-fn shared(home: &Home) -> Result<Shared> {
-    let new = Shared::create(loader::COUNTERS)?;
-    let open = |name: &str, new: MapHandle| -> Result<MapHandle> {
-        let path = home.join(name);
-        if path.exists() {
-            return MapHandle::from_pinned_path(&path)
-                .with_context(|| format!("cannot open {}", path.display()));
-        }
-        sys::pin(&new, &path).with_context(|| format!("cannot pin {}", path.display()))?;
-        Ok(new)
-    };
-    Ok(Shared {
-        generation: open(GENERATION, new.generation)?,
-        counters: open(COUNTERS, new.counters)?,
-        reasons: open(REASONS, new.reasons)?,
-        chain_words: open(CHAIN_WORDS, new.chain_words)?,
-    })
-}
-
-/// The maps that all steps share, if they are all there.
-pub(super) fn open_shared(home: &Home) -> Result<Option<Shared>> {
-    let names = [GENERATION, COUNTERS, REASONS, CHAIN_WORDS];
-    if names.iter().any(|n| !home.join(n).exists()) {
-        return Ok(None);
-    }
-    let open = |name: &str| {
-        MapHandle::from_pinned_path(home.join(name)).with_context(|| format!("cannot open {name}"))
-    };
-    Ok(Some(Shared {
-        generation: open(GENERATION)?,
-        counters: open(COUNTERS)?,
-        reasons: open(REASONS)?,
-        chain_words: open(CHAIN_WORDS)?,
-    }))
-}
-
-/// Identity of a step in the counters: a chain counts apart at each of its hooks.
-fn step_name(hook: Hook, key: &str, module: &str) -> String {
-    format!("{hook} {key} {module}")
-}
-
-/// Numbers for steps: those they had, else the lowest that are free.
-fn number(before: &BTreeMap<String, u32>, keys: Vec<String>) -> BTreeMap<String, u32> {
-    let mut ids = BTreeMap::new();
-    for key in &keys {
-        if let Some(id) = before.get(key) {
-            ids.insert(key.clone(), *id);
-        }
-    }
-    let taken: std::collections::BTreeSet<u32> = before.values().copied().collect();
-    let mut free = (0..).filter(|id| !taken.contains(id));
-    for key in keys {
-        if let std::collections::btree_map::Entry::Vacant(e) = ids.entry(key) {
-            e.insert(free.next().unwrap_or_default());
-        }
-    }
-    ids
-}
-
-fn capacity(ids: &BTreeMap<String, u32>, known: u32) -> u32 {
-    let needed = ids.values().max().map_or(0, |id| id + 1);
-    if needed <= known {
-        known
-    } else {
-        needed.next_power_of_two()
-    }
-}
-
-/// Numbers that were free may have been another step's once.
-fn clear_new_counters(
-    shared: &Shared,
-    stored: Option<&Stored>,
-    ids: &BTreeMap<String, u32>,
-) -> Result<()> {
-    for (key, id) in ids {
-        if !stored.is_some_and(|s| s.ids.contains_key(key)) {
-            counters::clear(&shared.counters, *id)?;
-        }
-    }
-    Ok(())
-}
-
-/// Adds what the steps counted before the change to what they count since.
-fn carry_over(
-    old: &MapHandle,
-    new: &MapHandle,
-    stored: Option<&Stored>,
-    now: &Stored,
-) -> Result<()> {
-    for (key, id) in stored.map(|s| &s.ids).into_iter().flatten() {
-        if now.ids.get(key) == Some(id) {
-            counters::add(new, *id, counters::read(old, *id)?)?;
-        }
-    }
-    Ok(())
-}
-
-fn find<'s>(stored: &'s Stored, ifindex: u32, hook: &str) -> Option<&'s StoredAttachment> {
-    stored
-        .attachments
-        .iter()
-        .find(|a| a.ifindex == ifindex && a.hook == hook)
-}
-
-fn array_pin(home: &Home, generation: u64, class: usize) -> std::path::PathBuf {
-    home.join(stored::generation_folder(generation))
-        .join(format!("{class}-progs"))
 }
 
 fn old_arrays(home: &Home, stored: &Stored) -> Result<Vec<MapHandle>> {
@@ -664,63 +536,18 @@ fn present_class(home: &Home, stored: &Stored, digest: &str) -> Result<Option<Lo
     let Ok(array) = MapHandle::from_pinned_path(pin) else {
         return Ok(None);
     };
-    if !super::inspect::slots_match(&array, class) {
+    if !inspect::slots_match(&array, class) {
         return Ok(None);
     }
     let programs = class.steps.iter().map(|s| s.program).collect();
     Ok(Some(LoadedClass { array, programs }))
 }
 
-/// Prefix of the pins that outlive every apply.
-const KEPT: &str = "k-";
-
-fn state_name(scope: Scope, step: u32, map: &str) -> String {
-    match scope {
-        Scope::Step => format!("s{step}-{map}"),
-        Scope::Policy => format!("p-{map}"),
-        Scope::Keep => format!("{KEPT}{map}"),
-    }
-}
-
-/// The map that a step of a module keeps: the one that is there, else a new one.
-fn state_map(home: &Home, wanted: &StateMap<'_>) -> Result<MapHandle> {
-    let folder = home.join(STATE);
-    pin::create_folder(&folder)?;
-    let path = folder.join(state_name(
-        wanted.info.scope,
-        wanted.step,
-        &wanted.info.name,
-    ));
-    let shape = wanted.prepared;
-    if path.exists() {
-        let map = MapHandle::from_pinned_path(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        let same = map.map_type() == shape.ty
-            && map.key_size() == shape.key_size
-            && map.value_size() == shape.value_size
-            && map.max_entries() == shape.max_entries;
-        if same {
-            return Ok(map);
-        }
-        if wanted.info.scope == Scope::Keep {
-            bail!(
-                "the map {} in force has another layout (of another version?): delete the policy first",
-                wanted.info.name
-            );
-        }
-        pin::remove(&path)?;
-    }
-    let sizes = [shape.key_size, shape.value_size, shape.max_entries];
-    let map = loader::create_map(&wanted.info.name, shape.ty, sizes, shape.flags)?;
-    sys::pin(&map, &path).with_context(|| format!("cannot pin {}", path.display()))?;
-    Ok(map)
-}
-
 /// Attachments that the new policy does not have: their entry programs know
 /// nothing of its generation, packets pass already.
 fn detach_unused(home: &Home, before: &Stored, now: &Stored) -> Result<()> {
     for attachment in &before.attachments {
-        if find(now, attachment.ifindex, &attachment.hook).is_none() {
+        if now.attachment(&attachment.id()).is_none() {
             attach::place(home, attachment)?.detach()?;
         }
     }
@@ -734,25 +561,25 @@ fn sweep(home: &Home, stored: Option<&Stored>) -> Result<()> {
             pin::remove(&home.join(stored::generation_folder(number)))?;
         }
     }
-    let links = home.join("links");
+    let links = home.join(attach::LINKS);
     for name in pin::list(&links)? {
-        let known = name.split_once('-').is_some_and(|(ifindex, hook)| {
-            let ifindex = ifindex.parse().ok();
-            let stored = stored.zip(ifindex);
-            stored.is_some_and(|(s, ifindex)| find(s, ifindex, hook).is_some())
-        });
-        if !known {
-            pin::remove(&links.join(name))?;
+        if stored.is_none_or(|s| s.attachment(&name).is_none()) {
+            attach::At::Link(links.join(name)).detach()?;
         }
     }
-    for interface in Interfaces::read()?.0 {
-        let known =
-            stored.is_some_and(|s| s.attachments.iter().any(|a| a.ifindex == interface.index));
-        if !known {
-            attach::sweep_filters(interface.index);
-        }
+    for interface in interfaces()?.0 {
+        let all = stored.into_iter().flat_map(|s| &s.attachments);
+        let known: Vec<_> = all.filter(|a| a.ifindex == interface.index).collect();
+        attach::sweep_filters(interface.index, &known);
     }
-    Ok(())
+    sweep_qdiscs(home, stored)
+}
+
+fn sweep_qdiscs(home: &Home, stored: Option<&Stored>) -> Result<()> {
+    attach::sweep_qdiscs(home, |ifindex| {
+        let mut attachments = stored.into_iter().flat_map(|s| &s.attachments);
+        attachments.any(|a| a.ifindex == ifindex && a.via == Via::Clsact)
+    })
 }
 
 /// Removes the folder with all pins.

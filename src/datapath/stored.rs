@@ -1,8 +1,9 @@
 //! What is in force, as it was published: kept in a pinned map of the same
-//! transaction.
+//! transaction, and found again through the generation word.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -14,7 +15,12 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::loader::create_map;
+use super::shared;
+use crate::abi;
+use crate::module::Hook;
 use crate::pin;
+use crate::pin::Home;
+use crate::sys;
 
 /// A published generation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,11 +97,34 @@ pub(crate) struct StoredAttachment {
     pub(crate) options: String,
     /// Id of the entry program.
     pub(crate) program: u32,
-    /// The clsact qdisc is ours.
-    pub(crate) made_qdisc: bool,
+}
+
+impl StoredAttachment {
+    /// What tells it apart from others: interface, hook and, at tc, the place among other
+    /// programs. Another place is another attachment, so that both can be there during a change.
+    pub(crate) fn id(&self) -> String {
+        attachment_id(self.ifindex, &self.hook, &self.options)
+    }
+}
+
+/// See [`StoredAttachment::id`]; fit for the name of a pin.
+pub(crate) fn attachment_id(ifindex: u32, hook: &str, options: &str) -> String {
+    let mut id = format!("{ifindex}-{hook}");
+    if hook != Hook::Xdp.name() && options != "Last" {
+        id.push('-');
+        // Names of programs hold no hyphen, names of pins no dot.
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        id.extend(options.chars().map(|c| if plain(c) { c } else { '-' }));
+    }
+    id
 }
 
 impl Stored {
+    /// The attachment with this id.
+    pub(crate) fn attachment(&self, id: &str) -> Option<&StoredAttachment> {
+        self.attachments.iter().find(|a| a.id() == id)
+    }
+
     /// Writes it into a map at a path.
     pub(crate) fn pin(&self, path: &Path) -> Result<()> {
         let mut bytes = serde_json::to_vec(self)?;
@@ -105,7 +134,7 @@ impl Stored {
         let map = create_map("policy", MapType::Array, [4, bytes.len() as u32, 1], 0)?;
         map.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY)?;
         map.freeze().context("cannot freeze the policy")?;
-        crate::sys::pin(&map, path).with_context(|| format!("cannot pin {}", path.display()))
+        sys::pin(&map, path).with_context(|| format!("cannot pin {}", path.display()))
     }
 
     /// Reads it back; `None` where nothing is pinned.
@@ -142,4 +171,39 @@ pub(crate) fn generations(home: &Path) -> Result<Vec<u64>> {
         .iter()
         .filter_map(|n| n.strip_prefix("gen-")?.parse().ok())
         .collect())
+}
+
+/// The policy in force in the current network namespace, if there is one.
+pub(super) fn in_force(home: &Home) -> Result<Option<Stored>> {
+    let cookie = sys::netns_cookie();
+    // The inode of a namespace that is gone is given to new ones.
+    let own = |s: &Stored| s.netns_cookie.is_none() || s.netns_cookie == cookie;
+    Ok(stored_at(home)?.filter(own))
+}
+
+/// What was published in a folder, whatever namespace that is.
+pub(super) fn stored_at(home: &Home) -> Result<Option<Stored>> {
+    let Some(generation) = generation(home).filter(|g| g.current != 0) else {
+        return Ok(None);
+    };
+    let folder = home.join(generation_folder(generation.current));
+    Stored::open(&folder.join("policy"))
+}
+
+pub(super) fn generation(home: &Home) -> Option<abi::Generation> {
+    let map = MapHandle::from_pinned_path(home.join(shared::GENERATION)).ok()?;
+    read_generation(&map)
+}
+
+pub(super) fn read_generation(map: &MapHandle) -> Option<abi::Generation> {
+    let bytes = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).ok()??;
+    let mut generation = abi::Generation::default();
+    plain::copy_from_bytes(&mut generation, &bytes).ok()?;
+    Some(generation)
+}
+
+/// Path of the pin of a class's program array.
+pub(super) fn array_pin(home: &Home, generation: u64, class: usize) -> PathBuf {
+    home.join(generation_folder(generation))
+        .join(format!("{class}-progs"))
 }

@@ -15,10 +15,12 @@ use libbpf_rs::btf::types::Func;
 use libbpf_rs::btf::types::Int;
 use libbpf_rs::btf::types::IntEncoding;
 use libbpf_rs::btf::types::MemberAttr;
+use libbpf_rs::btf::types::Ptr;
 use libbpf_rs::btf::types::Struct;
 use libbpf_rs::btf::types::Union;
 use libbpf_rs::btf::types::Var;
 
+use super::Field;
 use super::Flags;
 use super::Hook;
 use super::Kind;
@@ -27,6 +29,7 @@ use super::Module;
 use super::Object;
 use super::Param;
 use super::Scope;
+use super::TableKey;
 use super::Type;
 use crate::abi;
 
@@ -151,6 +154,7 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
             name: member_name,
         });
     }
+    table_params(btf, &tags, &name, &mut params)?;
     Ok(Object {
         module: Module {
             kind,
@@ -230,9 +234,157 @@ fn maps(btf: &Btf<'_>, tags: &AllTags) -> Vec<MapInfo> {
                 _ => Scope::Step,
             },
             table_of: own.get("table-of").cloned(),
+            is_param: own.contains_key("param"),
+            key: fields_of(btf, &var, "key").unwrap_or_default(),
+            value: fields_of(btf, &var, "value").unwrap_or_default(),
         });
     }
     maps
+}
+
+/// What the keys or values of a map hold, by the pointer of this name in its definition.
+fn fields_of(btf: &Btf<'_>, map: &Var<'_>, which: &str) -> Option<Vec<Field>> {
+    let definition = Struct::try_from(map.next_type()?.skip_mods_and_typedefs()).ok()?;
+    let pointer = definition
+        .iter()
+        .find(|m| m.name.is_some_and(|n| n == which))?;
+    let pointer = btf.type_by_id::<Ptr<'_>>(pointer.ty)?;
+    let mut fields = Vec::new();
+    add_fields(btf, pointer.next_type()?, which, 0, &mut fields)?;
+    Some(fields)
+}
+
+/// Adds a type of the vocabulary as one field, a structure as those of its members.
+fn add_fields(
+    btf: &Btf<'_>,
+    ty: BtfType<'_>,
+    name: &str,
+    offset: usize,
+    fields: &mut Vec<Field>,
+) -> Option<()> {
+    let is_step = ty.name().is_some_and(|n| n == "emptcp_step_id");
+    if let Ok(known) = param_type(btf, ty, None) {
+        fields.push(Field {
+            name: name.to_owned(),
+            ty: known,
+            offset,
+            is_step,
+        });
+        return Some(());
+    }
+    let structure = Struct::try_from(ty.skip_mods_and_typedefs()).ok()?;
+    for member in structure.iter() {
+        let MemberAttr::Normal { offset: bits } = member.attr else {
+            return None;
+        };
+        let name = member.name?.to_string_lossy();
+        if !name.starts_with("pad") {
+            let ty = btf.type_by_id::<BtfType<'_>>(member.ty)?;
+            add_fields(btf, ty, &name, offset + bits as usize / 8, fields)?;
+        }
+    }
+    Some(())
+}
+
+/// The maps that are parameters, behind those of the structure.
+fn table_params(
+    btf: &Btf<'_>,
+    tags: &AllTags,
+    module: &str,
+    params: &mut Vec<Param>,
+) -> Result<(), Problem> {
+    let Some(section) = btf.type_by_name::<DataSec<'_>>(".maps") else {
+        return Ok(());
+    };
+    for info in section.iter() {
+        let Some(var) = btf.type_by_id::<Var<'_>>(info.ty) else {
+            continue;
+        };
+        let own = tags.at(var.type_id(), None);
+        if !own.contains_key("param") {
+            continue;
+        }
+        let name = var
+            .name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        params.push(Param {
+            ty: table_type(btf, &var)
+                .map_err(|e| format!("parameter {name} of module {module}: {e}"))?,
+            doc: own.get("doc").cloned().unwrap_or_default(),
+            offset: 0,
+            required: own.contains_key("required"),
+            default: None,
+            min: None,
+            max: None,
+            name,
+        });
+    }
+    Ok(())
+}
+
+/// The type of a map that is a parameter, by the names of its key and value.
+fn table_type(btf: &Btf<'_>, map: &Var<'_>) -> Result<Type, Problem> {
+    let definition = map
+        .next_type()
+        .and_then(|ty| Struct::try_from(ty.skip_mods_and_typedefs()).ok())
+        .ok_or("no definition of a map")?;
+    // `__type(key, T)` is a pointer to T.
+    let of_member = |name: &str| {
+        let member = definition
+            .iter()
+            .find(|m| m.name.is_some_and(|n| n == name))?;
+        btf.type_by_id::<BtfType<'_>>(member.ty)?.next_type()
+    };
+    let key = of_member("key").ok_or("a table needs __type(key, ...)")?;
+    let key = named(key, key_type).ok_or(
+        "the key of a table is struct emptcp_prefix_key, emptcp_addr or emptcp_subflow, \
+         emptcp_token or emptcp_port_key",
+    )?;
+    let value = of_member("value").ok_or("a table needs __type(value, ...)")?;
+    let is_set = named(value, |name| (name == "__u8").then_some(())).is_some()
+        && named(value, named_type).is_none();
+    let value = match is_set {
+        true => None,
+        false => match param_type(btf, value, None)? {
+            Type::Prefix
+            | Type::PortRange
+            | Type::Enum { .. }
+            | Type::Set { .. }
+            | Type::List { .. }
+            | Type::Table { .. } => {
+                return Err("no table holds values of that type".to_owned());
+            }
+            ty => Some(Box::new(ty)),
+        },
+    };
+    Ok(Type::Table { key, value })
+}
+
+/// What `known` makes of the first name that it knows, of a type or of those that it stands for.
+fn named<T>(mut ty: BtfType<'_>, known: impl Fn(&str) -> Option<T>) -> Option<T> {
+    loop {
+        if let Some(found) = ty.name().and_then(|n| known(&n.to_string_lossy())) {
+            return Some(found);
+        }
+        match ty.kind() {
+            BtfKind::Typedef | BtfKind::Const | BtfKind::Volatile => ty = ty.next_type()?,
+            _ => return None,
+        }
+    }
+}
+
+/// The keys of tables in `types.h`.
+fn key_type(name: &str) -> Option<TableKey> {
+    Some(match name {
+        "emptcp_prefix_key" => TableKey::Prefix,
+        "emptcp_addr" => TableKey::Addr,
+        "emptcp_subflow" => TableKey::Subflow,
+        "emptcp_token" => TableKey::Token,
+        "emptcp_port_key" => TableKey::Port,
+        _ => return None,
+    })
 }
 
 /// The variable `emptcp_step` and the structure of the parameters in it.
@@ -272,19 +424,10 @@ impl<'btf> Step<'btf> {
 /// The type of a parameter; `table`: the map that takes a longer list.
 fn param_type(btf: &Btf<'_>, ty: BtfType<'_>, table: Option<String>) -> Result<Type, Problem> {
     // A name of the vocabulary decides, before what lies behind it.
-    let mut ty = ty;
-    loop {
-        if let Some(known) = ty.name().and_then(|n| named_type(&n.to_string_lossy())) {
-            return Ok(known);
-        }
-        match ty.kind() {
-            BtfKind::Typedef | BtfKind::Const | BtfKind::Volatile => match ty.next_type() {
-                Some(next) => ty = next,
-                None => break,
-            },
-            _ => break,
-        }
+    if let Some(known) = named(ty, named_type) {
+        return Ok(known);
     }
+    let ty = ty.skip_mods_and_typedefs();
     if let Ok(int) = Int::try_from(ty) {
         let size = int.bits.div_ceil(8) as usize;
         return Ok(match int.encoding {
@@ -300,14 +443,14 @@ fn param_type(btf: &Btf<'_>, ty: BtfType<'_>, table: Option<String>) -> Result<T
     }
     if let Ok(union) = Union::try_from(ty) {
         let member = |name: &str| union.iter().find(|m| m.name.is_some_and(|n| n == name));
-        if let (Some(_), Some(of)) = (member("bits"), member("member")) {
-            if let Some(e) = btf.type_by_id::<Enum<'_>>(of.ty) {
-                let values = enum_values(&e);
-                if values.iter().any(|(_, v)| !(0..64).contains(v)) {
-                    return Err("a set takes an enum whose values are 0 to 63".to_owned());
-                }
-                return Ok(Type::Set { values });
+        if let (Some(_), Some(of)) = (member("bits"), member("member"))
+            && let Some(e) = btf.type_by_id::<Enum<'_>>(of.ty)
+        {
+            let values = enum_values(&e);
+            if values.iter().any(|(_, v)| !(0..64).contains(v)) {
+                return Err("a set takes an enum whose values are 0 to 63".to_owned());
             }
+            return Ok(Type::Set { values });
         }
     }
     if let Ok(list) = Struct::try_from(ty) {

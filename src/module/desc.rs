@@ -158,7 +158,7 @@ pub struct Param {
 /// The vocabulary of parameter types (`include/emptcp/types.h`).
 ///
 /// Integers are in the byte order of the machine, addresses in that of the wire.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Type {
     /// `emptcp_bytes`: `__u64`, bytes. JSON: number or `"64KiB"`.
     Bytes,

@@ -15,6 +15,7 @@ pub use desc::Param;
 pub use desc::TableKey;
 pub use desc::Type;
 pub use registry::Family;
+pub use registry::Field;
 pub use registry::MapInfo;
 pub use registry::Object;
 pub use registry::Registry;

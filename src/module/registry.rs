@@ -10,6 +10,7 @@ use libbpf_rs::btf::Btf;
 
 use super::Hook;
 use super::Module;
+use super::Type;
 use super::btf;
 
 include!(concat!(env!("OUT_DIR"), "/objects.rs"));
@@ -52,6 +53,44 @@ pub struct MapInfo {
     pub scope: Scope,
     /// The list whose items it takes when these are too many for the parameters.
     pub table_of: Option<String>,
+    /// A parameter: a table of the policy takes its place.
+    pub is_param: bool,
+    /// What its keys hold; empty where that cannot be shown.
+    pub key: Vec<Field>,
+    /// What its values hold; empty where that cannot be shown.
+    pub value: Vec<Field>,
+}
+
+/// A number or address in the key or the value of a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Name of the member.
+    pub name: String,
+    /// What it holds.
+    pub ty: Type,
+    /// Place in the key or value, in bytes.
+    pub offset: usize,
+    /// The number of a step, shown as its name (`emptcp_step_id`).
+    pub is_step: bool,
+}
+
+impl MapInfo {
+    /// Members of its keys, then of its values.
+    pub fn fields(&self) -> impl Iterator<Item = &Field> {
+        self.key.iter().chain(&self.value)
+    }
+}
+
+/// Maps that every step gets from the engine, by their names in `maps.h`.
+const ENGINE_MAPS: [&str; 4] = ["progs", "counters", "reasons", "chain_words"];
+
+impl Object {
+    /// The maps that the module keeps state in.
+    pub fn own_maps(&self) -> impl Iterator<Item = &MapInfo> {
+        self.maps.iter().filter(|m| {
+            m.table_of.is_none() && !m.is_param && !ENGINE_MAPS.contains(&m.name.as_str())
+        })
+    }
 }
 
 /// A module with what the loader must know of its object.

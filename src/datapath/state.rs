@@ -1,0 +1,63 @@
+//! Maps that modules keep, by their pins.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapHandle;
+
+use super::loader;
+use super::loader::StateMap;
+use crate::module::Scope;
+use crate::pin;
+use crate::pin::Home;
+use crate::sys;
+
+/// Folder of the maps that modules keep.
+pub(super) const STATE: &str = "state";
+/// Prefix of the pins that outlive every apply.
+pub(super) const KEPT: &str = "k-";
+
+pub(super) fn state_name(scope: Scope, step: u32, map: &str) -> String {
+    match scope {
+        Scope::Step => format!("s{step}-{map}"),
+        Scope::Policy => format!("p-{map}"),
+        Scope::Keep => format!("{KEPT}{map}"),
+    }
+}
+
+/// Path of the pin of a map that a module keeps.
+pub(super) fn state_pin(home: &Home, scope: Scope, step: u32, map: &str) -> PathBuf {
+    home.join(STATE).join(state_name(scope, step, map))
+}
+
+/// The map that a step of a module keeps: the one that is there, else a new one.
+pub(super) fn state_map(home: &Home, wanted: &StateMap<'_>) -> Result<MapHandle> {
+    pin::create_folder(&home.join(STATE))?;
+    let path = state_pin(home, wanted.info.scope, wanted.step, &wanted.info.name);
+    let shape = wanted.prepared;
+    if path.exists() {
+        let map = MapHandle::from_pinned_path(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        let same = map.map_type() == shape.ty
+            && map.key_size() == shape.key_size
+            && map.value_size() == shape.value_size
+            && map.max_entries() == shape.max_entries;
+        if same {
+            return Ok(map);
+        }
+        if wanted.info.scope == Scope::Keep {
+            bail!(
+                "the map {} in force has another layout (of another version?): delete the policy first",
+                wanted.info.name
+            );
+        }
+        pin::remove(&path)?;
+    }
+    let sizes = [shape.key_size, shape.value_size, shape.max_entries];
+    let map = loader::create_map(&wanted.info.name, shape.ty, sizes, shape.flags)?;
+    sys::pin(&map, &path).with_context(|| format!("cannot pin {}", path.display()))?;
+    Ok(map)
+}

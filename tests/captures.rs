@@ -1,0 +1,123 @@
+//! Packets of captures that no one here wrote, through every selector: what the
+//! programs say is what tshark says.
+
+#![allow(clippy::unwrap_used)]
+
+mod kernel;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use emptcp::datapath::Options;
+use emptcp::datapath::Verdict;
+use emptcp::module::Hook;
+use emptcp::module::KernelVersion;
+use emptcp::module::Kind;
+use emptcp::module::Registry;
+use emptcp_test::captures;
+use emptcp_test::captures::Captured;
+use kernel::Loaded;
+use serde_json::Value;
+use serde_json::json;
+
+/// The longest frame that a test run takes: a page less what the kernel puts before and
+/// behind a packet.
+const LONGEST: usize = 3520;
+
+fn packets() -> Vec<Captured> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pcaps");
+    captures::expected(&dir).unwrap()
+}
+
+#[test]
+fn root_selectors_say_what_tshark_says() {
+    let registry = Registry::builtin().unwrap();
+    let packets = packets();
+    // Parameters come from the packets: each pair of selector and parameters is loaded once.
+    type Packets<'a> = Vec<(&'a Captured, bool)>;
+    let mut checks: BTreeMap<(&str, String), (Value, Packets<'_>)> = BTreeMap::new();
+    for packet in &packets {
+        for check in packet.checks() {
+            checks
+                .entry((check.module, check.params.to_string()))
+                .or_insert_with(|| (check.params, Vec::new()))
+                .1
+                .push((packet, check.matches));
+        }
+    }
+    let (mut runs, mut matches, mut failures) = (0, 0, Vec::new());
+    let mut skipped: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    // Frames of several pages go through XDP only, in the flavour that takes them.
+    let flavours = Hook::ALL.map(|hook| (hook, false));
+    let frags = (kernel::version() >= KernelVersion(5, 18)).then_some((Hook::Xdp, true));
+    for (hook, frags) in flavours.into_iter().chain(frags) {
+        for ((module, _), (params, packets)) in &checks {
+            // What is as short as others is run as they are.
+            let packets: Vec<_> = packets
+                .iter()
+                .filter(|(packet, _)| !frags || packet.bytes.len() > LONGEST)
+                .collect();
+            if packets.is_empty() {
+                continue;
+            }
+            let chain = json!({
+                "name": "tested",
+                "select": { *module: params },
+                "act": [{ "accept": {} }],
+            });
+            let options = Options {
+                frags,
+                ..Options::default()
+            };
+            let mut loaded = Loaded::new(&registry, hook, &[chain], options).unwrap();
+            let [node] = loaded.nodes(0, Kind::Selector)[..] else {
+                panic!("{:?}", loaded.graph);
+            };
+            for (packet, expected) in packets {
+                if packet.bytes.len() > LONGEST && !frags {
+                    skipped.entry(hook.name()).or_default().insert(&packet.name);
+                    continue;
+                }
+                let done = loaded.run(&packet.bytes, 0).unwrap();
+                let tcp = packet.facts.tcp.is_some();
+                let counters = done.counters[node];
+                runs += 1;
+                matches += counters.matched;
+                let right = counters.matched == u64::from(*expected)
+                    && counters.evaluated == u64::from(tcp)
+                    && done.reasons.is_empty()
+                    && done.verdict == Verdict::Pass
+                    && done.run.packet == packet.bytes;
+                if !right {
+                    failures.push(format!(
+                        "{} {module} {params} at {hook}, expected {expected}: {done:?}",
+                        packet.name
+                    ));
+                }
+            }
+        }
+    }
+    println!(
+        "{} loads a hook, {runs} runs, {matches} matches",
+        checks.len()
+    );
+    assert!(
+        failures.is_empty(),
+        "{}:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    // Two frames of GSO.
+    for (hook, names) in &skipped {
+        assert_eq!(
+            names.len(),
+            2,
+            "too long for a test run at {hook}: {names:?}"
+        );
+    }
+    let tested: BTreeSet<&str> = checks.keys().map(|(module, _)| *module).collect();
+    let modules = registry.modules().iter();
+    let known = modules.filter(|m| m.kind == Kind::Selector && m.name != "mark");
+    assert_eq!(tested, known.map(|m| m.name.as_str()).collect());
+}

@@ -1,0 +1,398 @@
+//! Every row of the fixtures through the programs, in the kernel, on every hook
+//! of its module (`tests/README.md`).
+
+#![allow(clippy::unwrap_used)]
+
+mod kernel;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use emptcp::datapath::Options;
+use emptcp::datapath::Verdict as Ended;
+use emptcp::module::Family as HookFamily;
+use emptcp::module::Hook;
+use emptcp::module::Kind;
+use emptcp::module::Module;
+use emptcp::module::Registry;
+use emptcp_test::Framing;
+use emptcp_test::csum;
+use emptcp_test::fixtures;
+use emptcp_test::fixtures::Case;
+use emptcp_test::fixtures::Entry;
+use emptcp_test::fixtures::Outcome;
+use emptcp_test::fixtures::Verdict;
+use emptcp_test::tshark;
+use kernel::Done;
+use kernel::Loaded;
+use serde_json::Value;
+use serde_json::json;
+
+/// `$EMPTCP_FIXTURES`, else those of the source tree.
+fn entries() -> Vec<Entry> {
+    let dir = match std::env::var_os("EMPTCP_FIXTURES") {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/modules")),
+    };
+    let cases = fixtures::load_dir(&dir).unwrap_or_else(|e| panic!("{e}"));
+    cases.iter().flat_map(Case::expand).collect()
+}
+
+#[test]
+fn every_module_has_a_fixture() {
+    let tested: BTreeSet<String> = entries().into_iter().map(|e| e.module).collect();
+    let registry = Registry::builtin().unwrap();
+    let modules = registry.modules().iter().map(|m| m.name.clone());
+    assert_eq!(modules.collect::<BTreeSet<_>>(), tested);
+}
+
+/// Hooks of an entry: those of the module, as far as the fixture allows.
+fn hooks(entry: &Entry, module: &Module) -> Vec<Hook> {
+    let named: Option<Vec<Hook>> = entry
+        .hooks
+        .as_ref()
+        .map(|names| names.iter().map(|name| kernel::hook(name)).collect());
+    let hooks = module.hooks.iter().copied();
+    hooks
+        .filter(|hook| named.as_ref().is_none_or(|named| named.contains(hook)))
+        .collect()
+}
+
+/// The step under test in a chain of its own, and a chain behind that tells whether
+/// emptcp's part went on.
+fn chains(kind: Kind, step: &Value, on_error: &str) -> Vec<Value> {
+    let mut tested = match kind {
+        Kind::Selector => json!({ "select": step, "act": [{ "accept": {} }] }),
+        Kind::Actor => json!({ "act": [step] }),
+    };
+    tested["name"] = "tested".into();
+    tested["on_error"] = on_error.into();
+    vec![
+        tested,
+        json!({ "name": "behind", "priority": 1, "act": [{ "accept": {} }] }),
+    ]
+}
+
+/// A module with its parameters, on a hook.
+struct Subject {
+    kind: Kind,
+    loaded: Loaded,
+}
+
+impl Subject {
+    fn load(
+        registry: &Registry,
+        module: &Module,
+        params: &Value,
+        hook: Hook,
+        options: Options,
+    ) -> Result<Self, String> {
+        let step = json!({ module.name.as_str(): params });
+        let on_error = match options.drop_undecidable {
+            true => "drop",
+            false => "pass",
+        };
+        let chains = chains(module.kind, &step, on_error);
+        Ok(Self {
+            kind: module.kind,
+            loaded: Loaded::new(registry, hook, &chains, options)?,
+        })
+    }
+
+    fn node(&self, chain: usize, kind: Kind) -> usize {
+        let nodes = self.loaded.nodes(chain, kind);
+        assert_eq!(nodes.len(), 1, "{:?}", self.loaded.graph);
+        nodes[0]
+    }
+
+    /// Runs an entry; returns what differs from what it expects.
+    fn check(&mut self, entry: &Entry, hook: Hook) -> Result<(Done, Vec<String>), String> {
+        let done = self.loaded.run(&entry.input, entry.mark)?;
+        let mut wrong = Vec::new();
+        let mut same = |what: &str, found: String, expected: String| {
+            if found != expected {
+                wrong.push(format!("{what}: found {found}, expected {expected}"));
+            }
+        };
+        let tested = done.counters[self.node(0, self.kind)];
+        let behind = done.counters[self.node(1, Kind::Actor)];
+        let first_actor = done.counters[self.node(0, Kind::Actor)];
+
+        let outcome = match (&entry.outcome, tested.matched, tested.errors) {
+            _ if !done.reasons.is_empty() => {
+                let names: Vec<_> = done.reasons.iter().map(|(r, n)| (r.as_str(), *n)).collect();
+                match names[..] {
+                    [(name, 1)] if tested.matched == 0 && tested.errors == tested.evaluated => {
+                        format!("{:?}", Outcome::Error(name.to_owned()))
+                    }
+                    _ => format!("{tested:?} {names:?}"),
+                }
+            }
+            (_, 1, 0) if tested.evaluated == 1 => format!("{:?}", Outcome::Match),
+            (_, 0, 0) if tested.evaluated <= 1 => format!("{:?}", Outcome::Miss),
+            _ => format!("{tested:?}"),
+        };
+        same("outcome", outcome, format!("{:?}", entry.outcome));
+
+        let ended = match done.verdict {
+            Ended::Pass => "pass",
+            Ended::Drop => "drop",
+            Ended::Other(7) if HookFamily::from(hook) == HookFamily::Tc => "redirect",
+            Ended::Other(4) if HookFamily::from(hook) == HookFamily::Xdp => "redirect",
+            Ended::Other(_) => "something else",
+        };
+        let expected = match entry.verdict {
+            Verdict::Pass | Verdict::Accept => "pass",
+            Verdict::Drop => "drop",
+            Verdict::Redirect => "redirect",
+        };
+        same("verdict", ended.to_owned(), expected.to_owned());
+        // Where the step ran and did not end emptcp's part, the next chain follows;
+        // the actor of the chain of a selector ends it.
+        let goes_on = tested.evaluated == 1
+            && match self.kind {
+                Kind::Selector => tested.matched == 0,
+                Kind::Actor => entry.verdict == Verdict::Pass,
+            };
+        same(
+            "runs of the chain behind",
+            behind.evaluated.to_string(),
+            u64::from(goes_on).to_string(),
+        );
+        let acted = match self.kind {
+            Kind::Selector => tested.matched,
+            Kind::Actor => tested.evaluated,
+        };
+        let bytes = acted * entry.input.len() as u64;
+        same(
+            "bytes of the chain",
+            first_actor.bytes.to_string(),
+            bytes.to_string(),
+        );
+
+        if done.run.packet != entry.expected {
+            wrong.push(format!(
+                "packet: in\n  {:02x?}, out\n  {:02x?}, expected\n  {:02x?}",
+                entry.input, done.run.packet, entry.expected
+            ));
+        }
+        if HookFamily::from(hook) == HookFamily::Tc && done.run.mark != entry.expected_mark {
+            wrong.push(format!(
+                "mark: found {:#x}, expected {:#x}",
+                done.run.mark, entry.expected_mark
+            ));
+        }
+        Ok((done, wrong))
+    }
+}
+
+fn module<'r>(registry: &'r Registry, name: &str) -> &'r Module {
+    let found = registry.modules().iter().find(|m| m.name == name);
+    found.unwrap_or_else(|| panic!("there is no module {name}"))
+}
+
+#[test]
+fn root_every_row_on_every_hook() {
+    let registry = Registry::builtin().unwrap();
+    let entries = entries();
+    let start = Instant::now();
+    // What is loaded once: module, parameters, hook, framing.
+    let mut subjects: BTreeMap<(&str, String, Hook, bool), Vec<&Entry>> = BTreeMap::new();
+    for entry in &entries {
+        let module = module(&registry, &entry.module);
+        if module.since > kernel::version() {
+            continue;
+        }
+        for hook in hooks(entry, module) {
+            let raw = entry.framing == Framing::RawIp;
+            let key = (module.name.as_str(), entry.params.to_string(), hook, raw);
+            subjects.entry(key).or_default().push(entry);
+        }
+    }
+    let mut failures = Vec::new();
+    let mut outputs: Vec<(&Entry, Hook, Vec<u8>)> = Vec::new();
+    let mut runs = BTreeMap::<&str, usize>::new();
+    let mut refused = 0;
+    let loads = subjects.len();
+    for ((name, _, hook, raw_ip), entries) in subjects {
+        let module = module(&registry, name);
+        let options = Options {
+            raw_ip,
+            ..Options::default()
+        };
+        let mut subject = match Subject::load(&registry, module, &entries[0].params, hook, options)
+        {
+            Ok(subject) => subject,
+            Err(e) => {
+                failures.push(format!("{} {hook}: {e}", entries[0].name));
+                continue;
+            }
+        };
+        for entry in entries {
+            *runs.entry(hook.name()).or_default() += 1;
+            match subject.check(entry, hook) {
+                Ok((done, wrong)) => {
+                    if !wrong.is_empty() {
+                        failures.push(format!("{} {hook}:\n  {}", entry.name, wrong.join("\n  ")));
+                    }
+                    outputs.push((entry, hook, done.run.packet));
+                }
+                Err(_) if refused_at_tc(entry, hook) => refused += 1,
+                Err(e) => failures.push(format!("{} {hook}: {e}", entry.name)),
+            }
+        }
+    }
+    println!(
+        "{loads} loads, runs: {runs:?}, {refused} refused, {:?}",
+        start.elapsed()
+    );
+    // Three rows of two families at two hooks.
+    assert!(refused == 0 || refused == 12, "{refused}");
+    failures.extend(decode(&outputs));
+    assert!(
+        failures.is_empty(),
+        "{} of {} rows:\n{}",
+        failures.len(),
+        outputs.len(),
+        failures.join("\n")
+    );
+    assert!(runs.len() == Hook::ALL.len() && runs.values().all(|n| *n > 1000));
+}
+
+/// What others find in the packets as they came out: tshark the fields, the sums
+/// from scratch the checksums.
+fn decode(outputs: &[(&Entry, Hook, Vec<u8>)]) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut fail = |entry: &Entry, hook, what: String| {
+        failures.push(format!("{} {hook}: {what}", entry.name));
+    };
+    for (entry, hook, packet) in outputs {
+        // Wrong ones, too, must stay as wrong as they were.
+        let (before, after) = (
+            csum::sums(&entry.input, entry.framing),
+            csum::sums(packet, entry.framing),
+        );
+        let off = |sums: csum::Sums| (sums.ip.map(csum::Sum::off), sums.tcp.map(csum::Sum::off));
+        if off(before) != off(after) {
+            fail(
+                entry,
+                *hook,
+                format!("checksums: {before:04x?} to {after:04x?}"),
+            );
+        }
+    }
+    if kernel::in_guest() {
+        kernel::skipped("no tshark in a guest: outputs are compared by their bytes and checksums");
+        return failures;
+    }
+    // The same bytes come out on every hook.
+    let mut distinct: BTreeMap<(RawIp, &[u8]), (&Entry, Hook)> = BTreeMap::new();
+    for (entry, hook, packet) in outputs {
+        let key = (entry.framing == Framing::RawIp, packet.as_slice());
+        distinct.entry(key).or_insert((entry, *hook));
+    }
+    let frames = distinct
+        .iter()
+        .map(|((_, bytes), (e, _))| (e.framing, *bytes));
+    let decoded = tshark::decode(frames).unwrap();
+    for ((entry, hook), found) in distinct.values().zip(&decoded) {
+        let differences = found.differences(&entry.output, entry.family);
+        if !differences.is_empty() {
+            fail(entry, *hook, format!("tshark: {differences:?}"));
+        }
+    }
+    println!("tshark decoded {} different outputs", decoded.len());
+    failures
+}
+
+/// Does it begin with IP?
+type RawIp = bool;
+
+/// A chain with `"on_error": "drop"`: what cannot be decided is dropped, for each reason that a
+/// packet can have, and what is decided is treated as without.
+#[test]
+fn root_undecidable_packets_are_dropped_where_the_chain_says_so() {
+    let registry = Registry::builtin().unwrap();
+    let tcp = module(&registry, "tcp");
+    let entries: Vec<Entry> = entries()
+        .into_iter()
+        .filter(|e| e.module == "tcp" && e.params == json!({}))
+        .collect();
+    for hook in Hook::ALL {
+        for raw_ip in [false, true] {
+            let options = Options {
+                raw_ip,
+                drop_undecidable: true,
+                ..Options::default()
+            };
+            let mut subject = Subject::load(&registry, tcp, &json!({}), hook, options).unwrap();
+            let mut dropped = BTreeSet::new();
+            for entry in entries
+                .iter()
+                .filter(|e| (e.framing == Framing::RawIp) == raw_ip)
+            {
+                let done = match subject.loaded.run(&entry.input, 0) {
+                    Err(_) if refused_at_tc(entry, hook) => continue,
+                    done => done.unwrap(),
+                };
+                let expected = match &entry.outcome {
+                    Outcome::Error(reason) => {
+                        dropped.insert(reason.clone());
+                        assert_eq!(done.reasons, BTreeMap::from([(reason.clone(), 1)]));
+                        Ended::Drop
+                    }
+                    _ => Ended::Pass,
+                };
+                assert_eq!(done.verdict, expected, "{} {hook}", entry.name);
+                assert_eq!(done.run.packet, entry.input, "{} {hook}", entry.name);
+            }
+            let mut reasons =
+                BTreeSet::from(["bad_ip", "bad_tcp", "ext_headers", "fragment", "truncated"]);
+            if !raw_ip {
+                reasons.insert("vlan_depth");
+            }
+            let dropped: BTreeSet<&str> = dropped.iter().map(String::as_str).collect();
+            assert_eq!(dropped, reasons, "{hook}");
+        }
+    }
+}
+
+/// New kernels give no test run at tc to a packet that ends before the IP header that
+/// its Ethernet header announces. (Behind VLAN tags they do not look.)
+fn refused_at_tc(entry: &Entry, hook: Hook) -> bool {
+    let header = match entry.input.get(12..14) {
+        Some([0x08, 0x00]) => 20,
+        Some([0x86, 0xdd]) => 40,
+        _ => return false,
+    };
+    hook != Hook::Xdp && entry.framing == Framing::Ethernet && entry.input.len() < 14 + header
+}
+
+/// An edit that is done is not done again.
+#[test]
+fn root_a_clamped_window_stays_as_it_is() {
+    let registry = Registry::builtin().unwrap();
+    let mut edits = 0;
+    for entry in entries()
+        .iter()
+        .filter(|e| e.module == "set_recv_win" && e.input != e.expected)
+    {
+        let actor = module(&registry, &entry.module);
+        for hook in hooks(entry, actor) {
+            let options = Options {
+                raw_ip: entry.framing == Framing::RawIp,
+                ..Options::default()
+            };
+            let mut subject =
+                Subject::load(&registry, actor, &entry.params, hook, options).unwrap();
+            let once = subject.loaded.run(&entry.input, 0).unwrap().run.packet;
+            assert_ne!(once, entry.input, "{} {hook}", entry.name);
+            let twice = subject.loaded.run(&once, 0).unwrap().run.packet;
+            assert_eq!(once, twice, "{} {hook}", entry.name);
+            edits += 1;
+        }
+    }
+    assert!(edits > 100, "{edits}");
+}

@@ -1,0 +1,349 @@
+//! What the tests share that run the programs in the kernel: from chains in JSON
+//! to an instance, and what one packet did to its counters.
+
+// Each test program uses a part of it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+
+use emptcp::datapath::Counters;
+use emptcp::datapath::Instance;
+use emptcp::datapath::Options;
+use emptcp::datapath::TestRun;
+use emptcp::datapath::Verdict;
+use emptcp::graph;
+use emptcp::graph::Graph;
+use emptcp::module::Family;
+use emptcp::module::Hook;
+use emptcp::module::KernelVersion;
+use emptcp::module::Kind;
+use emptcp::module::Module;
+use emptcp::module::Registry;
+use emptcp::module::Type;
+use emptcp::params::AnyInterface;
+use emptcp::policy;
+use emptcp::policy::Fragment;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::query::ProgInfoIter;
+use libbpf_rs::query::ProgInfoQueryOptions;
+use libbpf_rs::query::ProgramInfo;
+use serde_json::Value;
+use serde_json::json;
+
+/// Version of the running kernel.
+pub fn version() -> KernelVersion {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    release.parse().unwrap()
+}
+
+/// In a guest of scripts/vmtest.sh there are no tools but those of the tests.
+pub fn in_guest() -> bool {
+    std::env::var_os("EMPTCP_TEST_GUEST").is_some_and(|v| v == "1")
+}
+
+/// Says what a test leaves out, past the harness, which hides what a test that passes prints.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+/// The hooks by their names.
+pub fn hook(name: &str) -> Hook {
+    name.parse().unwrap()
+}
+
+/// The graph of chains, objects of JSON without hook and interfaces.
+pub fn compile(registry: &Registry, hook: Hook, chains: &[Value]) -> Result<Graph, String> {
+    let chains: Vec<Value> = chains
+        .iter()
+        .map(|chain| {
+            let mut chain = chain.clone();
+            chain["hook"] = hook.name().into();
+            chain["interfaces"] = json!(["test0"]);
+            chain
+        })
+        .collect();
+    let text = json!({ "version": 1, "chains": chains }).to_string();
+    let lines = |errors: Vec<policy::Diagnostic>| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        format!("{}\n{text}", lines.join("\n"))
+    };
+    let fragment = Fragment {
+        name: "test.json".to_owned(),
+        bytes: text.clone().into_bytes(),
+    };
+    let policy = policy::parse(&[fragment]).map_err(lines)?;
+    let bound = graph::bind(&policy, registry.modules(), &AnyInterface).map_err(lines)?;
+    let bound: Vec<_> = bound.iter().collect();
+    Ok(graph::compile(hook, &bound, registry.modules()))
+}
+
+/// A loaded graph and the nodes in it.
+#[derive(Debug)]
+pub struct Loaded {
+    pub instance: Instance,
+    pub graph: Graph,
+    tc: bool,
+    counters: Vec<Counters>,
+    reasons: BTreeMap<String, u64>,
+}
+
+/// What a packet did.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub verdict: Verdict,
+    pub run: TestRun,
+    /// By node of the graph.
+    pub counters: Vec<Counters>,
+    pub reasons: BTreeMap<String, u64>,
+}
+
+impl Loaded {
+    pub fn new(
+        registry: &Registry,
+        hook: Hook,
+        chains: &[Value],
+        options: Options,
+    ) -> Result<Self, String> {
+        let graph = compile(registry, hook, chains)?;
+        let instance = Instance::load(registry, version(), graph.clone(), options)
+            .map_err(|e| format!("{e:#}"))?;
+        let nodes = graph.nodes.len();
+        Ok(Self {
+            instance,
+            graph,
+            tc: Family::from(hook) == Family::Tc,
+            counters: vec![Counters::default(); nodes],
+            reasons: BTreeMap::new(),
+        })
+    }
+
+    /// Numbers of the nodes of a kind, of a chain (by its place in the order).
+    pub fn nodes(&self, chain: usize, kind: Kind) -> Vec<usize> {
+        let all = self.graph.nodes.iter().enumerate();
+        all.filter(|(_, n)| n.chain == chain && n.kind == kind)
+            .map(|(i, _)| i)
+            .collect()
+    }
+
+    /// Runs a packet once; `mark` only counts at tc.
+    pub fn run(&mut self, packet: &[u8], mark: u32) -> Result<Done, String> {
+        let mark = self.tc.then_some(mark);
+        let result = self.instance.run(packet, mark, 1);
+        let (verdict, run) = result.map_err(|e| format!("{e:#}"))?;
+        let counters = self.instance.counters().map_err(|e| format!("{e:#}"))?;
+        let reasons = self.instance.reasons().map_err(|e| format!("{e:#}"))?;
+        let reasons: BTreeMap<String, u64> = reasons.into_iter().collect();
+        let more = counters.iter().zip(&self.counters);
+        let done = Done {
+            verdict,
+            run,
+            counters: more
+                .map(|(after, before)| Counters {
+                    evaluated: after.evaluated - before.evaluated,
+                    matched: after.matched - before.matched,
+                    errors: after.errors - before.errors,
+                    bytes: after.bytes - before.bytes,
+                })
+                .collect(),
+            reasons: reasons
+                .iter()
+                .map(|(name, n)| (name.clone(), n - self.reasons.get(name).unwrap_or(&0)))
+                .filter(|(_, n)| *n > 0)
+                .collect(),
+        };
+        self.counters = counters;
+        self.reasons = reasons;
+        Ok(done)
+    }
+}
+
+/// What the kernel knows of the steps' programs, by node.
+pub fn programs(instance: &Instance, nodes: usize) -> Vec<ProgramInfo> {
+    let ids: Vec<u32> = (0..nodes as u32)
+        .map(|slot| {
+            let id = instance.array().lookup(&slot.to_ne_bytes(), MapFlags::ANY);
+            let id = id.unwrap().unwrap();
+            u32::from_ne_bytes(*id.first_chunk().unwrap())
+        })
+        .collect();
+    infos(&ids)
+}
+
+/// What the kernel knows of the entry program.
+pub fn entry_program(instance: &Instance) -> ProgramInfo {
+    let entry = instance.entry();
+    let path = format!("/proc/self/fdinfo/{}", entry.as_fd().as_raw_fd());
+    let info = fs::read_to_string(path).unwrap();
+    let id = info.lines().find_map(|l| l.strip_prefix("prog_id:"));
+    infos(&[id.unwrap().trim().parse().unwrap()]).remove(0)
+}
+
+fn infos(ids: &[u32]) -> Vec<ProgramInfo> {
+    // The iteration ends early where somebody else's program goes away meanwhile.
+    for _ in 0..20 {
+        let options = ProgInfoQueryOptions::default()
+            .include_jited_prog_insns(true)
+            .include_jited_func_lens(true)
+            .include_jited_ksyms(true);
+        let mut found: Vec<Option<ProgramInfo>> = ids.iter().map(|_| None).collect();
+        for info in ProgInfoIter::with_query_opts(options) {
+            if let Some(node) = ids.iter().position(|id| *id == info.id) {
+                found[node] = Some(info);
+            }
+        }
+        if let Some(found) = found.into_iter().collect() {
+            return found;
+        }
+    }
+    panic!("the programs {ids:?} cannot be found");
+}
+
+/// Compiles a module as a third party would, against the headers only, for both
+/// families (a module for one of them names the others' hooks nowhere).
+pub fn compile_module(source: &Path, to: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(source).unwrap();
+    let name = source.file_name().unwrap().to_str().unwrap();
+    let name = name.strip_suffix(".bpf.c").unwrap();
+    for (family, define, excluded) in [
+        ("xdp", "-DEMPTCP_XDP", "EMPTCP_HOOKS_TC"),
+        ("tc", "-DEMPTCP_TC", "EMPTCP_HOOKS_XDP"),
+    ] {
+        if text.contains(excluded) {
+            continue;
+        }
+        let mut clang = Command::new(clang());
+        clang
+            .args([
+                "-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror",
+            ])
+            .arg(define)
+            .arg("-I")
+            .arg(root.join("include"))
+            .arg("-I")
+            .arg(libbpf_headers(to))
+            .arg("-idirafter")
+            .arg(format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH))
+            .arg("-c")
+            .arg(source)
+            .arg("-o")
+            .arg(to.join(format!("{name}.{family}.o")));
+        let output = clang.output().unwrap();
+        let messages = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{clang:?}:\n{messages}");
+    }
+}
+
+/// `$CLANG`, else the newest known clang in the path, as in `build.rs`.
+fn clang() -> OsString {
+    if let Some(clang) = std::env::var_os("CLANG") {
+        return clang;
+    }
+    let path = std::env::var_os("PATH").unwrap();
+    (16..=24)
+        .rev()
+        .map(|version| format!("clang-{version}"))
+        .find(|name| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+        .unwrap_or_else(|| "clang".to_owned())
+        .into()
+}
+
+/// A folder with `bpf/bpf_helpers.h` and its like, which libbpf-sys brings along.
+fn libbpf_headers(to: &Path) -> PathBuf {
+    let folder = to.join("libbpf");
+    if !folder.exists() {
+        fs::create_dir_all(folder.join("bpf")).unwrap();
+        for (name, contents) in libbpf_sys::API_HEADERS {
+            fs::write(folder.join("bpf").join(name), contents).unwrap();
+        }
+    }
+    folder
+}
+
+/// A folder that is removed with it.
+#[derive(Debug)]
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("emptcp-{name}-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The built-in modules and those of sources of `tests/modules-src`, compiled here.
+pub fn registry_with(sources: &[&str]) -> Registry {
+    let folder = Folder::new("modules");
+    for name in sources {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/modules-src")
+            .join(format!("{name}.bpf.c"));
+        compile_module(&source, &folder.0);
+    }
+    let mut registry = Registry::builtin().unwrap();
+    registry.add_folder(&folder.0).unwrap();
+    registry
+}
+
+/// Parameters with which the module can go each way: those that must be given, and sets, of
+/// which an empty one makes the verifier drop a branch.
+pub fn params(module: &Module) -> Value {
+    let mut params = json!({});
+    let is_set = |ty: &Type| matches!(ty, Type::Set { .. });
+    let given = module.params.iter().filter(|p| p.required || is_set(&p.ty));
+    for param in given {
+        if let Type::Set { values } = &param.ty {
+            params[&param.name] = json!([values[0].0]);
+            continue;
+        }
+        params[&param.name] = match param.ty.to_string().as_str() {
+            "address" => "10.0.0.1".into(),
+            "prefix" => "10.0.0.0/8".into(),
+            "list of prefix" => json!(["10.0.0.0/8", "2001:db8::/32"]),
+            "list of port range" => json!([80, "8000-8010"]),
+            _ => 7.into(),
+        };
+    }
+    params
+}
+
+/// The step with a node of its own for each way on.
+pub fn graph_of(registry: &Registry, module: &Module, hook: Hook) -> (Loaded, usize) {
+    let step = json!({ module.name.as_str(): params(module) });
+    let window = |bytes: u64| json!({ "set_recv_win": { "bytes": bytes, "wscale": 0 } });
+    let mut chain = match module.kind {
+        Kind::Selector => json!({
+            "select": { "any": [step, { "tcp": { "flags": ["urg"] } }] },
+            "act": [window(9000)],
+        }),
+        Kind::Actor if module.flags.ends => json!({ "act": [step] }),
+        Kind::Actor => json!({ "act": [step, window(9000)] }),
+    };
+    chain["name"] = "tested".into();
+    let behind = json!({ "name": "behind", "priority": 1, "act": [window(8000)] });
+    let loaded = Loaded::new(registry, hook, &[chain, behind], Options::default());
+    let loaded = loaded.unwrap_or_else(|e| panic!("{} at {hook}: {e}", module.name));
+    let node = loaded.nodes(0, module.kind)[0];
+    (loaded, node)
+}

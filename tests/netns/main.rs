@@ -1,0 +1,15 @@
+//! Policies in force between network namespaces. Needs root, and the feature
+//! `failpoints`.
+
+#![allow(clippy::unwrap_used)]
+
+mod exchange;
+mod foreign;
+mod killed;
+mod life;
+mod mptcp;
+mod others;
+mod raw;
+mod refusals;
+mod rig;
+mod traffic;

@@ -1,0 +1,205 @@
+//! The few system calls that the tests need and no safe interface gives.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
+use std::ptr;
+
+/// A socket that sends frames at an interface of the current namespace.
+#[derive(Debug)]
+pub(crate) struct Frames(OwnedFd);
+
+impl Frames {
+    pub(crate) fn open(ifindex: u32) -> Self {
+        // SAFETY: no pointers; a new descriptor is ours.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        assert!(fd >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: as above.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: all zeros is a valid address.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = ifindex as i32;
+        // SAFETY: the address has the length given and outlives the call.
+        let bound = unsafe {
+            libc::bind(
+                fd.as_raw_fd(),
+                ptr::from_ref(&address).cast(),
+                size_of_val(&address) as u32,
+            )
+        };
+        assert_eq!(bound, 0, "{}", io::Error::last_os_error());
+        Self(fd)
+    }
+
+    /// `false`: the interface had no room (or is down).
+    pub(crate) fn send(&self, frame: &[u8]) -> bool {
+        // SAFETY: the buffer has the length given.
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        sent == frame.len() as isize
+    }
+}
+
+/// Attaches a program at TCX ingress of an interface of the current namespace.
+pub(crate) fn tcx_ingress(program: &OwnedFd, ifindex: u32, first: bool) -> OwnedFd {
+    let opts = libbpf_sys::bpf_link_create_opts {
+        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
+        flags: if first { libbpf_sys::BPF_F_BEFORE } else { 0 },
+        ..Default::default()
+    };
+    // SAFETY: the options outlive the call; a new descriptor is ours.
+    unsafe {
+        let fd = libbpf_sys::bpf_link_create(
+            program.as_raw_fd(),
+            ifindex as i32,
+            libbpf_sys::BPF_TCX_INGRESS,
+            &opts,
+        );
+        assert!(fd >= 0, "{}", io::Error::from_raw_os_error(-fd));
+        OwnedFd::from_raw_fd(fd)
+    }
+}
+
+/// Programs of emptcp that TCX runs at an interface of the current namespace.
+pub(crate) fn count_tcx_entries(ifindex: u32) -> usize {
+    let mut count = 0;
+    for at in [libbpf_sys::BPF_TCX_INGRESS, libbpf_sys::BPF_TCX_EGRESS] {
+        let mut ids = [0u32; 64];
+        let mut opts = libbpf_sys::bpf_prog_query_opts {
+            sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _,
+            prog_ids: ids.as_mut_ptr(),
+            ..Default::default()
+        };
+        opts.__bindgen_anon_1.count = ids.len() as u32;
+        // SAFETY: `ids` has room for the count given, and outlives the call.
+        let ret = unsafe { libbpf_sys::bpf_prog_query_opts(ifindex as i32, at, &mut opts) };
+        if ret == 0 {
+            count += ids.iter().filter(|id| **id != 0 && is_entry(**id)).count();
+        }
+    }
+    count
+}
+
+fn is_entry(id: u32) -> bool {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut len = size_of_val(&info) as u32;
+    // SAFETY: `info` is `len` bytes long; a new descriptor is ours.
+    unsafe {
+        let fd = libbpf_sys::bpf_prog_get_fd_by_id(id);
+        if fd < 0 {
+            return false;
+        }
+        let fd = OwnedFd::from_raw_fd(fd);
+        let info = ptr::from_mut(&mut info).cast();
+        libbpf_sys::bpf_obj_get_info_by_fd(fd.as_raw_fd(), info, &mut len);
+    }
+    let name: Vec<u8> = info.name.iter().map(|c| *c as u8).collect();
+    name.starts_with(b"emptcp_entry")
+}
+
+/// Waits for a child that is stopped or has ended, which it leaves to be waited for. `true`: stopped.
+pub(crate) fn wait_stopped(pid: u32) -> bool {
+    loop {
+        // SAFETY: all zeros is a valid value, and it outlives the call.
+        let (ret, code) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let what = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+            (
+                libc::waitid(libc::P_PID, pid, &mut info, what),
+                info.si_code,
+            )
+        };
+        if ret == 0 {
+            return code == libc::CLD_STOPPED;
+        }
+        let error = io::Error::last_os_error();
+        assert_eq!(error.raw_os_error(), Some(libc::EINTR), "{error}");
+    }
+}
+
+/// Pins a program.
+pub(crate) fn pin(program: &OwnedFd, path: &std::path::Path) {
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: the path is a C string that outlives the call.
+    let ret = unsafe { libbpf_sys::bpf_obj_pin(program.as_raw_fd(), path.as_ptr()) };
+    assert_eq!(ret, 0, "{}", io::Error::from_raw_os_error(-ret));
+}
+
+fn mptcp_socket(address: std::net::SocketAddr) -> (OwnedFd, libc::sockaddr_storage, u32) {
+    // SAFETY: all zeros is a valid address.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let (family, len) = match address {
+        std::net::SocketAddr::V4(v4) => {
+            // SAFETY: the storage is large enough and aligned for every address.
+            let sin = unsafe { &mut *ptr::from_mut(&mut storage).cast::<libc::sockaddr_in>() };
+            sin.sin_family = libc::AF_INET as u16;
+            sin.sin_port = v4.port().to_be();
+            sin.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
+            (libc::AF_INET, size_of::<libc::sockaddr_in>())
+        }
+        std::net::SocketAddr::V6(v6) => {
+            // SAFETY: as above.
+            let sin = unsafe { &mut *ptr::from_mut(&mut storage).cast::<libc::sockaddr_in6>() };
+            sin.sin6_family = libc::AF_INET6 as u16;
+            sin.sin6_port = v6.port().to_be();
+            sin.sin6_addr.s6_addr = v6.ip().octets();
+            (libc::AF_INET6, size_of::<libc::sockaddr_in6>())
+        }
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers; a new descriptor is ours.
+    let fd = unsafe { libc::socket(family, kind, libc::IPPROTO_MPTCP) };
+    assert!(fd >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: as above.
+    (unsafe { OwnedFd::from_raw_fd(fd) }, storage, len as u32)
+}
+
+/// A socket of Multipath TCP that listens.
+pub(crate) fn mptcp_listener(address: std::net::IpAddr, port: u16) -> OwnedFd {
+    let (fd, storage, len) = mptcp_socket(std::net::SocketAddr::new(address, port));
+    let on = 1i32;
+    // SAFETY: the pointers are to values of the lengths given that outlive the calls.
+    unsafe {
+        let value = ptr::from_ref(&on).cast();
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_REUSEADDR,
+            value,
+            4,
+        );
+        let address = ptr::from_ref(&storage).cast();
+        let bound = libc::bind(fd.as_raw_fd(), address, len);
+        assert_eq!(bound, 0, "{}", io::Error::last_os_error());
+        assert_eq!(libc::listen(fd.as_raw_fd(), 1), 0);
+    }
+    fd
+}
+
+/// A connection of Multipath TCP.
+pub(crate) fn mptcp_connect(address: std::net::SocketAddr) -> OwnedFd {
+    let (fd, storage, len) = mptcp_socket(address);
+    // SAFETY: the address has the length given and outlives the call.
+    let ret = unsafe { libc::connect(fd.as_raw_fd(), ptr::from_ref(&storage).cast(), len) };
+    assert_eq!(ret, 0, "{}", io::Error::last_os_error());
+    fd
+}
+
+/// Whether a connection is plain TCP by now (`MPTCP_INFO`, which the kernel refuses then, or the
+/// flag in it).
+pub(crate) fn mptcp_fell_back(socket: &std::net::TcpStream) -> bool {
+    const SOL_MPTCP: i32 = 284;
+    const MPTCP_INFO: i32 = 1;
+    const FLAGS: usize = 8;
+    let mut info = [0u8; 128];
+    let mut len = info.len() as u32;
+    // SAFETY: `info` is `len` bytes long.
+    let ret = unsafe {
+        let value = info.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), SOL_MPTCP, MPTCP_INFO, value, &mut len)
+    };
+    ret != 0 || info[FLAGS] & 1 != 0
+}
