@@ -119,7 +119,7 @@ impl Monolith {
     /// The kernel's.
     pub fn state(&self, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut entries = Vec::new();
-        for map in map(&self.object, name) {
+        if let Some(map) = map(&self.object, name) {
             for key in map.keys() {
                 if let Some(value) = map.lookup(&key, MapFlags::ANY)? {
                     entries.push((key, value));
