@@ -22,7 +22,7 @@ vmtest:			## the tests on every kernel of tests/kernels.txt, in QEMU
 	scripts/vmtest.sh
 
 bench: setup-lab	## measurements (root)
-	$(CARGO) bench --workspace
+	scripts/bench.sh
 
 setup-%:
 	@scripts/setup.sh $*

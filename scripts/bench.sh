@@ -1,0 +1,221 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#
+# Measurements on this machine (root); docs/performance.md says what they mean.
+#
+#   scripts/bench.sh [chains|apply|transfer]...     (default: all of them)
+#
+#   chains     nanoseconds of chains and modules beside monoliths (emptcp bench)
+#   apply      time and memory of an apply of 1,000 steps; size of the binary
+#   transfer   goodput of MPTCP over two paths, with chains at both ends and without
+#
+# Network namespaces begin with emptcp-bench-, and go away at any exit.
+# PAIRS (10) and SECONDS_EACH (4) of the transfers may be set.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage() { sed -n '4,14s/^# \{0,1\}//p' "$ROOT/scripts/bench.sh"; }
+
+parts=()
+for arg; do
+	case $arg in
+	chains | apply | transfer) parts+=("$arg") ;;
+	-h | --help)
+		usage
+		exit
+		;;
+	*)
+		usage >&2
+		exit 2
+		;;
+	esac
+done
+[ ${#parts[@]} -gt 0 ] || parts=(chains apply transfer)
+[ "$(id -u)" = 0 ] || die "measurements need root"
+
+toolchain
+cargo build --release --quiet
+EMPTCP=$ROOT/target/release/emptcp
+ns=emptcp-bench-$$
+tmp=$(mktemp -d)
+started=()
+# shellcheck disable=SC2329 # called by the trap
+finish() {
+	local rc=$? pid name
+	trap - EXIT
+	for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
+	for name in "$ns-a" "$ns-b"; do
+		ip netns del "$name" 2>/dev/null || true
+	done
+	for name in "$tmp/bpf-a" "$tmp/bpf-b"; do
+		umount "$name" 2>/dev/null || true
+	done
+	rm -rf "$tmp"
+	exit $rc
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+for side in a b; do
+	mkdir "$tmp/bpf-$side"
+	mount -t bpf bpf "$tmp/bpf-$side"
+done
+# in_ns SIDE COMMAND...
+in_ns() {
+	local side=$1
+	shift
+	EMPTCP_BPFFS=$tmp/bpf-$side ip netns exec "$ns-$side" "$@"
+}
+new_ns() { for side; do ip netns add "$ns-$side" && in_ns "$side" ip link set lo up; done; }
+del_ns() { for side; do ip netns del "$ns-$side"; done; }
+milliseconds() { echo $(($(date +%s%N) / 1000000)); }
+
+chains() {
+	echo "== chains and modules"
+	"$EMPTCP" bench
+}
+
+# Chains of 32 steps at tc ingress and egress of 16 interfaces: 1,024 steps, 32 programs more.
+policy_of_1000() {
+	local i k hook first=1 any
+	echo '{ "version": 1, "chains": ['
+	for i in $(seq 0 15); do
+		for hook in tc-ingress tc-egress; do
+			[ $first = 1 ] || echo ,
+			first=0
+			any=
+			for k in $(seq 28); do any+="${any:+,}{\"src\":{\"in\":[\"10.$i.$k.0/24\"]}}"; done
+			cat <<-END
+				{ "name": "c$i-$hook", "hook": "$hook", "interfaces": ["bench$i"],
+				  "select": { "all": [{ "mptcp": {} }, { "tcp": { "flags": ["ack"] } }, { "any": [$any] }] },
+				  "act": [{ "record": {} }, { "set_recv_win": { "bytes": "64KiB", "wscale": 7 } }] }
+			END
+		done
+	done
+	echo ']}'
+}
+
+# What bpftool says that the programs and maps of this policy occupy, in bytes.
+kernel_memory() {
+	have bpftool && have python3 || return 0
+	in_ns a "$EMPTCP" status --json >"$tmp/status.json"
+	bpftool prog show -j >"$tmp/progs" 2>/dev/null || return 0
+	bpftool map show -j >"$tmp/maps" 2>/dev/null || return 0
+	python3 - "$tmp" <<-'END'
+		import json, sys
+		read = lambda name: json.load(open(sys.argv[1] + "/" + name))
+		progs, maps = read("progs"), {m["id"]: m for m in read("maps")}
+		entries = {a["program"] for a in read("status.json")["attachments"]}
+		# From the entry programs to the constants and maps that they share with their steps.
+		known, own = set(), {p["id"] for p in progs if p["id"] in entries}
+		shared = lambda p: {m for m in p.get("map_ids", []) if maps.get(m, {}).get("name") in
+		                    ("progs", "counters", "reasons", "chain_words", "generation")}
+		for p in progs:
+		    if p["id"] in own:
+		        known |= shared(p)
+		for p in progs:
+		    if known & set(p.get("map_ids", [])):
+		        own.add(p["id"])
+		programs = [p for p in progs if p["id"] in own]
+		used = {m for p in programs for m in p.get("map_ids", [])}
+		steps = len(programs) - len(entries)
+		size = sum(p["bytes_memlock"] for p in programs) + sum(p.get("bytes_jited", 0) for p in programs)
+		size_maps = sum(maps[m]["bytes_memlock"] for m in used if m in maps)
+		print(f"kernel memory: {steps} steps, programs {size / 1e6:.1f} MB, {size / steps:.0f} bytes a step; "
+		      f"maps {size_maps / 1e6:.1f} MB (bytes_memlock and bytes_jited of bpftool)")
+	END
+}
+
+apply() {
+	local i start peak runs=5
+	echo "== apply of 1,000 steps (1,024 in 32 chains), at most 256 files open"
+	policy_of_1000 >"$tmp/1000.json"
+	new_ns a
+	for i in $(seq 0 2 15); do
+		in_ns a ip link add "bench$i" type veth peer name "bench$((i + 1))"
+	done
+	for i in $(seq $runs); do
+		start=$(milliseconds)
+		# The shell waits on it, so the peak is that of its only child.
+		peak=$(in_ns a bash -c "ulimit -n 256; '$EMPTCP' apply '$tmp/1000.json' & pid=\$!
+			peak=0; while kill -0 \$pid 2>/dev/null; do
+				now=\$(sed -n 's/^VmHWM:[^0-9]*\([0-9]*\).*/\1/p' /proc/\$pid/status 2>/dev/null)
+				[ \${now:-0} -gt \$peak ] && peak=\$now; sleep 0.02; done
+			wait \$pid; echo \$peak")
+		echo "apply $i of $runs: $(($(milliseconds) - start)) ms, VmHWM $peak kB"
+		[ "$i" != $runs ] || kernel_memory
+		start=$(milliseconds)
+		in_ns a "$EMPTCP" delete
+		echo "delete: $(($(milliseconds) - start)) ms"
+	done
+	del_ns a
+	echo "binary: $(stat -c %s "$EMPTCP") bytes"
+}
+
+transfer() {
+	local i order with without pairs=${PAIRS:-10} each=${SECONDS_EACH:-4} way
+	echo "== MPTCP over two veth paths, chains of 8 steps at tc ingress of both ends"
+	for tool in iperf3 mptcpize python3; do
+		have $tool || die "transfer needs $tool"
+	done
+	new_ns a b
+	for i in 1 2; do
+		in_ns a ip link add "path$i" type veth peer name "path$i" netns "$ns-b"
+		in_ns a ip addr add "10.77.$i.1/24" dev "path$i"
+		in_ns b ip addr add "10.77.$i.2/24" dev "path$i"
+		in_ns a ip link set "path$i" up
+		in_ns b ip link set "path$i" up
+	done
+	in_ns a ip mptcp limits set subflow 2 add_addr_accepted 2
+	in_ns b ip mptcp limits set subflow 2 add_addr_accepted 2
+	in_ns a ip mptcp endpoint add 10.77.2.1 dev path2 subflow
+	# By itself, not by in_ns: its number is then the server's.
+	ip netns exec "$ns-b" mptcpize run iperf3 -s >/dev/null &
+	started+=($!)
+	# The window is never above the limit: all is tested, nothing is throttled.
+	cat >"$tmp/eight.json" <<-'END'
+		{ "version": 1, "chains": [{
+		  "name": "eight", "hook": "tc-ingress", "interfaces": ["path*"],
+		  "select": { "all": [{ "tcp": { "flags": ["ack"] } }, { "src": { "in": ["10.77.0.0/16"] } },
+		                      { "dst": { "in": ["10.77.0.0/16"] } }, { "mptcp": {} }] },
+		  "act": [{ "record": {} }, { "set_mark": { "value": 7 } },
+		          { "set_recv_win": { "bytes": "1GiB", "wscale": 14 } }, { "accept": {} }] }] }
+	END
+	sleep 1
+	: >"$tmp/pairs"
+	for i in $(seq "$pairs"); do
+		order="with without"
+		[ $((RANDOM % 2)) = 0 ] || order="without with"
+		for way in $order; do
+			if [ "$way" = with ]; then
+				in_ns a "$EMPTCP" apply "$tmp/eight.json"
+				in_ns b "$EMPTCP" apply "$tmp/eight.json"
+			fi
+			printf -v "$way" %s "$(in_ns a mptcpize run iperf3 -c 10.77.1.2 -t "$each" -O 1 -J |
+				python3 -c 'import json, sys; print(json.load(sys.stdin)["end"]["sum_received"]["bits_per_second"])')"
+			if [ "$way" = with ]; then
+				[ "$i" != 1 ] || in_ns b "$EMPTCP" status
+				in_ns a "$EMPTCP" delete
+				in_ns b "$EMPTCP" delete
+			fi
+		done
+		echo "$with $without" >>"$tmp/pairs"
+	done
+	python3 - "$tmp/pairs" <<-'END'
+		import statistics, sys
+		pairs = [[float(n) for n in line.split()] for line in open(sys.argv[1])]
+		for a, b in pairs:
+		    print(f"with {a / 1e9:.2f} Gbit/s, without {b / 1e9:.2f}: {a / b:.3f}")
+		ratios = sorted(a / b for a, b in pairs)
+		quarters = statistics.quantiles(ratios, n=4)
+		print(f"median ratio {statistics.median(ratios):.3f}, quartiles {quarters[0]:.3f} and {quarters[2]:.3f}, "
+		      f"{ratios[0]:.3f} to {ratios[-1]:.3f}, {len(ratios)} pairs")
+	END
+	del_ns a b
+}
+
+for part in "${parts[@]}"; do
+	"$part"
+done
