@@ -10,12 +10,13 @@
 #   transfer   goodput of MPTCP over two paths, with chains at both ends and without
 #
 # Network namespaces begin with emptcp-bench-, and go away at any exit.
-# PAIRS (10) and SECONDS_EACH (4) of the transfers may be set.
+# PAIRS (10), SECONDS_EACH (4) and RATE (500mbit a path; none: as fast as the CPUs
+# are) of the transfers may be set.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-usage() { sed -n '4,14s/^# \{0,1\}//p' "$ROOT/scripts/bench.sh"; }
+usage() { sed -n '4,15s/^# \{0,1\}//p' "$ROOT/scripts/bench.sh"; }
 
 parts=()
 for arg; do
@@ -168,6 +169,12 @@ transfer() {
 		in_ns a ip link set "path$i" up
 		in_ns b ip link set "path$i" up
 	done
+	if [ "${RATE:-500mbit}" != none ]; then
+		for i in 1 2; do
+			in_ns a tc qdisc add dev "path$i" root tbf rate "${RATE:-500mbit}" burst 256kb latency 20ms
+			in_ns b tc qdisc add dev "path$i" root tbf rate "${RATE:-500mbit}" burst 256kb latency 20ms
+		done
+	fi
 	in_ns a ip mptcp limits set subflow 2 add_addr_accepted 2
 	in_ns b ip mptcp limits set subflow 2 add_addr_accepted 2
 	in_ns a ip mptcp endpoint add 10.77.2.1 dev path2 subflow

@@ -133,8 +133,6 @@ impl Instance {
             });
             Ok(map)
         })?;
-        // The loader began with the last node.
-        state.sort_by_key(|s| s.step);
         let side = Side {
             generation: 1,
             array: &loaded.array,

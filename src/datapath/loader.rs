@@ -305,10 +305,8 @@ impl<'r> Loader<'r> {
         let array = create_map("progs", MapType::ProgArray, [4, 4, entries], 0)?;
         let (constants, offsets) = self.constants(class)?;
         let rodata = frozen(&constants)?;
-        let mut programs = vec![0; nodes.len()];
-        // Backwards, targets first: the kernel then writes the jumps into a program that is not
-        // yet run. A slot that is filled later is patched into code as if it ran, on all CPUs.
-        for (number, node) in nodes.iter().enumerate().rev() {
+        let mut programs = Vec::with_capacity(nodes.len());
+        for (number, node) in nodes.iter().enumerate() {
             let object = self.registry.object(node.module);
             let template = self.template(node.module, class.family())?;
             let mut kept = Vec::new();
@@ -366,7 +364,7 @@ impl<'r> Loader<'r> {
                 .map_err(|refused| verifier::explain(&node.key, &refused))?;
             sys::set_slot(&array, number as u32, &program)
                 .with_context(|| format!("cannot put {} into its slot", node.key))?;
-            programs[number] = sys::program_info(&program)?.0;
+            programs.push(sys::program_info(&program)?.0);
         }
         Ok(LoadedClass { array, programs })
     }

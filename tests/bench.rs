@@ -1,0 +1,48 @@
+//! `emptcp bench`: the shape of what it prints. What it measures is for people, and
+//! for `scripts/bench.sh`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+fn numbers(what: &Value, names: &[&str]) {
+    for name in names {
+        assert!(
+            what[name].as_f64().is_some_and(|n| n >= 0.0),
+            "{name}: {what}"
+        );
+    }
+}
+
+#[test]
+fn root_bench_prints_chains_and_modules() {
+    let output = Command::new(env!("CARGO_BIN_EXE_emptcp"))
+        .args(["bench", "--json", "--rounds", "1", "--repeat", "1000"])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+
+    let chains = report["chains"].as_array().unwrap();
+    for hook in ["xdp", "tc-ingress"] {
+        for shape in ["1+1", "1+3", "4+4"] {
+            let chain = chains
+                .iter()
+                .find(|c| c["hook"] == hook && c["shape"] == shape)
+                .unwrap_or_else(|| panic!("no {shape} at {hook}"));
+            numbers(chain, &["ns", "monolithic_ns", "floor_ns", "ratio"]);
+            numbers(&chain["uncounted"], &["ns", "monolithic_ns", "ratio"]);
+            let steps: usize = shape.split('+').map(|n| n.parse::<usize>().unwrap()).sum();
+            assert_eq!(chain["steps"].as_array().unwrap().len(), steps);
+        }
+    }
+    let modules = report["modules"].as_array().unwrap();
+    assert!(!modules.is_empty());
+    for module in modules {
+        assert!(module["name"].is_string() && module["hook"].is_string());
+        numbers(module, &["ns", "floor_ns", "entry_ns"]);
+    }
+}
