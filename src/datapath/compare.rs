@@ -118,12 +118,13 @@ impl Monolith {
     ///
     /// The kernel's.
     pub fn state(&self, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let Some(map) = map(&self.object, name) else {
+            return Ok(Vec::new());
+        };
         let mut entries = Vec::new();
-        if let Some(map) = map(&self.object, name) {
-            for key in map.keys() {
-                if let Some(value) = map.lookup(&key, MapFlags::ANY)? {
-                    entries.push((key, value));
-                }
+        for key in map.keys() {
+            if let Some(value) = map.lookup(&key, MapFlags::ANY)? {
+                entries.push((key, value));
             }
         }
         Ok(entries)

@@ -56,10 +56,11 @@ fn rig(tc: Tc) -> Rig {
 }
 
 fn exchanges(tc: Tc, count: u32) {
-    exchanges_of(tc, count, |k| mark_and_window(&json!(["p0"]), k, k));
+    exchanges_of(tc, count, 0, |k| mark_and_window(&json!(["p0"]), k, k));
 }
 
-fn exchanges_of(tc: Tc, count: u32, policy: impl Fn(u32) -> Value) {
+/// `slack`: packets that need not be treated by exactly one policy.
+fn exchanges_of(tc: Tc, count: u32, slack: u64, policy: impl Fn(u32) -> Value) {
     let rig = rig(tc);
     rig.apply(&policy(1)).ok();
     let judge = Judge::new(&rig.near, "p0", At::Filter(60_000), true);
@@ -82,11 +83,17 @@ fn exchanges_of(tc: Tc, count: u32, policy: impl Fn(u32) -> Value) {
     );
     assert!(sent > u64::from(count) * 20, "{sent} packets are too few");
     assert_eq!(sent, seen.total, "packets were lost");
-    assert_eq!((seen.mixed, seen.untreated), (0, 0));
-    assert_eq!(chain_packets(&status, "torn"), Some(0));
+    assert!(
+        seen.mixed + seen.untreated <= slack,
+        "{} mixed, {} untreated",
+        seen.mixed,
+        seen.untreated
+    );
+    let counted = |chain| chain_packets(&status, chain).unwrap();
+    assert!(counted("torn") <= slack);
     // The counters outlive every exchange.
     for chain in ["mark", "clamp"] {
-        assert_eq!(chain_packets(&status, chain), Some(sent), "{chain}");
+        assert!(counted(chain).abs_diff(sent) <= slack, "{chain}");
     }
     assert_eq!(status["reasons"], json!({}));
 }
@@ -101,9 +108,12 @@ fn root_exchange_clsact() {
     exchanges(Tc::Clsact, 200);
 }
 
-/// Another position at tc is another attachment: both are there while one takes over.
+/// Another position at tc is another attachment: both are there while one takes over. A packet
+/// that is between the two at that moment meets none or both: one on each CPU at the most.
 fn positions_exchange(tc: Tc) {
-    exchanges_of(tc, 100, |k| {
+    const COUNT: u32 = 100;
+    let cpus = std::thread::available_parallelism().unwrap().get() as u64;
+    exchanges_of(tc, COUNT, u64::from(COUNT) * cpus, |k| {
         let mut chains = mark_and_window(&json!(["p0"]), k, k);
         if k % 2 == 0 {
             chains[0]["position"] = json!("first");
