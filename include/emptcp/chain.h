@@ -69,24 +69,33 @@ static __always_inline void emptcp_count(const struct emptcp_links *links, int m
 		c->bytes += bytes;
 }
 
-/** Ends a step that failed: its chain leaves the packet as it is. reason: enum emptcp_reason. */
-static __always_inline int emptcp_fail(struct emptcp_ctx *ctx, const struct emptcp_links *links,
-				       __u32 reason, __u64 bytes)
+/** Counts a step that failed. reason: enum emptcp_reason. */
+static __always_inline void emptcp_failed(const struct emptcp_links *links, __u32 reason,
+					  __u64 bytes)
 {
 	emptcp_count(links, 0, 1, bytes);
 	emptcp_count_reason(links->hook, reason);
-	return emptcp_goto(ctx, links->error, links->hook);
 }
+
+/*
+ * Where an error leads to the same step as a miss does (or, for actors, as
+ * success does), both take one tail call: each one that is loaded is patched
+ * into the code of all CPUs.
+ */
 
 /** Ends a selector: 1 match, 0 miss, negative: minus a value of enum emptcp_reason. */
 static __always_inline int emptcp_selector_end(struct emptcp_ctx *ctx,
 					       const struct emptcp_links *links, int result)
 {
-	if (emptcp_unlikely(result < 0))
-		return emptcp_fail(ctx, links, -result, 0);
-	emptcp_count(links, result, 0, 0);
-	if (result)
-		return emptcp_goto(ctx, links->match, links->hook);
+	if (emptcp_unlikely(result < 0)) {
+		emptcp_failed(links, -result, 0);
+		if (links->error != links->miss)
+			return emptcp_goto(ctx, links->error, links->hook);
+	} else {
+		emptcp_count(links, result, 0, 0);
+		if (result)
+			return emptcp_goto(ctx, links->match, links->hook);
+	}
 	return emptcp_goto(ctx, links->miss, links->hook);
 }
 
@@ -94,15 +103,19 @@ static __always_inline int emptcp_selector_end(struct emptcp_ctx *ctx,
 static __always_inline int
 emptcp_actor_end(struct emptcp_ctx *ctx, const struct emptcp_links *links, int verdict, __u64 bytes)
 {
-	if (emptcp_unlikely(verdict < 0))
-		return emptcp_fail(ctx, links, -verdict, bytes);
-	emptcp_count(links, verdict != EMPTCP_SKIP, 0, bytes);
-	if (verdict == EMPTCP_ACCEPT)
-		return CTX_PASS;
-	if (verdict == EMPTCP_DROP)
-		return CTX_DROP;
-	if (verdict == EMPTCP_REDIRECT)
-		return CTX_REDIRECT;
+	if (emptcp_unlikely(verdict < 0)) {
+		emptcp_failed(links, -verdict, bytes);
+		if (links->error != links->match)
+			return emptcp_goto(ctx, links->error, links->hook);
+	} else {
+		emptcp_count(links, verdict != EMPTCP_SKIP, 0, bytes);
+		if (verdict == EMPTCP_ACCEPT)
+			return CTX_PASS;
+		if (verdict == EMPTCP_DROP)
+			return CTX_DROP;
+		if (verdict == EMPTCP_REDIRECT)
+			return CTX_REDIRECT;
+	}
 	return emptcp_goto(ctx, links->match, links->hook);
 }
 
