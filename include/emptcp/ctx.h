@@ -36,4 +36,28 @@
 #include <emptcp/ctx_tc.h>
 #endif
 
+/* Not in C: clang takes the member for a number of 32 bits, and copies half of the pointer. */
+#define CTX_LOAD_POINTER(to, ctx, member)           \
+	asm volatile("%[p] = *(u32 *)(%[c] + %[o])" \
+		     : [p] "=r"(to)                 \
+		     : [c] "r"(ctx), [o] "i"(offsetof(struct emptcp_ctx, member)))
+
+/** First byte of the packet's linear part. */
+static __always_inline void *ctx_data(const struct emptcp_ctx *ctx)
+{
+	void *p;
+
+	CTX_LOAD_POINTER(p, ctx, data);
+	return p;
+}
+
+/** Behind the last byte of the packet's linear part. */
+static __always_inline void *ctx_data_end(const struct emptcp_ctx *ctx)
+{
+	void *p;
+
+	CTX_LOAD_POINTER(p, ctx, data_end);
+	return p;
+}
+
 #endif /* __EMPTCP_CTX_H__ */
