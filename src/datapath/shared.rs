@@ -9,6 +9,7 @@ use libbpf_rs::MapHandle;
 
 use super::loader;
 use super::loader::Shared;
+use super::stored::GENERATION;
 use super::stored::Stored;
 use super::stored::generation_folder;
 use super::stored::read_generation;
@@ -17,7 +18,6 @@ use crate::pin::Home;
 use crate::sys;
 
 /// Names of the pins.
-pub(super) const GENERATION: &str = "generation";
 const COUNTERS: &str = "counters";
 const REASONS: &str = "reasons";
 const CHAIN_WORDS: &str = "chain_words";

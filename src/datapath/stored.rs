@@ -15,7 +15,6 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::loader::create_map;
-use super::shared;
 use crate::abi;
 use crate::module::Hook;
 use crate::pin;
@@ -190,8 +189,12 @@ pub(super) fn stored_at(home: &Home) -> Result<Option<Stored>> {
     Stored::open(&folder.join("policy"))
 }
 
+/// Name of the pin of the generation word.
+pub(super) const GENERATION: &str = "generation";
+
+/// The generation word of a policy; `None` where there is none.
 pub(super) fn generation(home: &Home) -> Option<abi::Generation> {
-    let map = MapHandle::from_pinned_path(home.join(shared::GENERATION)).ok()?;
+    let map = MapHandle::from_pinned_path(home.join(GENERATION)).ok()?;
     read_generation(&map)
 }
 
