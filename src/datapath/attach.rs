@@ -511,10 +511,10 @@ pub(super) fn sweep_filters(ifindex: u32, known: &[&StoredAttachment]) {
     }
     for hook in [Hook::TcIngress, Hook::TcEgress] {
         for priority in [PRIORITY, PRIORITY_FIRST] {
-            let is_known = |a: &&&StoredAttachment| {
-                a.hook == hook.name() && self::priority(&a.options) == priority
-            };
-            if known.iter().any(|a| is_known(&a)) {
+            let is_known = known
+                .iter()
+                .any(|a| a.hook == hook.name() && self::priority(&a.options) == priority);
+            if is_known {
                 continue;
             }
             let at = At::Filter {

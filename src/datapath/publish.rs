@@ -63,6 +63,7 @@ use super::stored::stored_at;
 use crate::abi::Framing;
 use crate::graph::BoundChain;
 use crate::interface::Interfaces;
+use crate::module::Family;
 use crate::module::KernelVersion;
 use crate::module::Registry;
 use crate::pin;
@@ -231,6 +232,7 @@ impl Apply<'_> {
             }
         }
         let ids = number(&before, keys);
+        let mut objects = HashMap::new();
         let mut classes = Vec::new();
         for class in &self.plan.classes {
             let own = class
@@ -253,14 +255,20 @@ impl Apply<'_> {
                 drop_undecidable: class.drop_undecidable,
                 count: true,
             };
-            let digest = self.digest(&class, shared)?;
+            let digest = self.digest(&class, shared, &mut objects)?;
             classes.push((class, digest));
         }
         Ok((classes, ids))
     }
 
-    /// A number for all that decides what the programs of a class do.
-    fn digest(&self, class: &Class, shared: &Shared) -> Result<String> {
+    /// A number for all that decides what the programs of a class do. `objects`: digests of the
+    /// objects of modules, which many steps share.
+    fn digest(
+        &self,
+        class: &Class,
+        shared: &Shared,
+        objects: &mut HashMap<(usize, Family), String>,
+    ) -> Result<String> {
         let mut hash = Sha256::new();
         let mut add = |text: String| {
             hash.update((text.len() as u64).to_le_bytes());
@@ -285,11 +293,12 @@ impl Apply<'_> {
             class.count
         ));
         for (node, id) in class.graph.nodes.iter().zip(&class.ids) {
-            let object = self
-                .registry
-                .bytes(node.module, class.family())
-                .unwrap_or_default();
-            add(format!("{:x?}", Sha256::digest(object)));
+            let key = (node.module, class.family());
+            let object = objects.entry(key).or_insert_with(|| {
+                let object = self.registry.bytes(key.0, key.1).unwrap_or_default();
+                format!("{:x?}", Sha256::digest(object))
+            });
+            add(object.clone());
             add(format!(
                 "{id} {:?} {:?} {:?}",
                 node.match_to, node.miss_to, node.error_to
