@@ -31,15 +31,33 @@ struct {
 	__uint(max_entries, 1);
 } progs_prev SEC(".maps");
 
+/** Goes to a slot, which the verifier knows: one of the three ways is left. */
+static __always_inline int entry_end(struct emptcp_ctx *ctx, void *array, __u32 slot, __u32 hook)
+{
+	if (slot == EMPTCP_SLOT_PASS)
+		return CTX_PASS;
+	if (slot == EMPTCP_SLOT_DROP)
+		return CTX_DROP;
+	EMPTCP_TAIL_CALL(ctx, array, slot);
+	emptcp_count_reason(hook, EMPTCP_REASON_TAIL_CALL);
+	return CTX_PASS;
+}
+
 /* Into BTF with the enums that the loader takes its numbers and names from. */
 struct emptcp_enums {
 	enum emptcp_hook hook;
 	enum emptcp_framing framing;
 	enum emptcp_reason reason;
 	enum emptcp_slot slot;
-	enum emptcp_step_flags flags;
+	enum emptcp_way way;
+	enum emptcp_is is;
+	enum emptcp_number number;
+	enum emptcp_frame frame;
+	enum emptcp_mark mark;
 	enum emptcp_word word;
 	struct emptcp_links links;
+	struct emptcp_counter counter;
+	struct emptcp_counters *counters;
 };
 const volatile struct emptcp_enums emptcp_enums = {};
 
@@ -69,7 +87,7 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 		return CTX_PASS;
 
 	if (!reason)
-		emptcp_leave_parsed(ctx, e->framing, &pkt);
+		emptcp_leave_parsed(ctx, e->framing == EMPTCP_FRAMING_IP, &pkt);
 	if (e->context) {
 #pragma unroll
 		for (int i = 0; i < EMPTCP_WORD_ZEROED; i++)
@@ -78,21 +96,16 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 	if (current == e->next.generation) {
 		if (reason) {
 			emptcp_count_reason(e->hook, reason);
-			return emptcp_goto(ctx, e->next.undecidable, e->hook);
+			return entry_end(ctx, &progs, e->next.undecidable, e->hook);
 		}
-		return emptcp_goto(ctx, e->next.start, e->hook);
+		return entry_end(ctx, &progs, e->next.start, e->hook);
 	}
 	if (current == e->prev.generation) {
 		if (reason) {
 			emptcp_count_reason(e->hook, reason);
-			return emptcp_goto(ctx, e->prev.undecidable, e->hook);
+			return entry_end(ctx, &progs_prev, e->prev.undecidable, e->hook);
 		}
-		if (e->prev.start == EMPTCP_SLOT_PASS)
-			return CTX_PASS;
-		if (e->prev.start == EMPTCP_SLOT_DROP)
-			return CTX_DROP;
-		EMPTCP_TAIL_CALL(ctx, &progs_prev, e->prev.start);
-		emptcp_count_reason(e->hook, EMPTCP_REASON_TAIL_CALL);
+		return entry_end(ctx, &progs_prev, e->prev.start, e->hook);
 	}
 	return CTX_PASS;
 }

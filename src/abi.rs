@@ -21,6 +21,7 @@ use libbpf_rs::btf::types::Enum;
 
 pub(crate) use self::entry_tc::types::__sk_buff as SkBuff;
 pub(crate) use self::entry_tc::types::emptcp_counter as Counter;
+use self::entry_tc::types::emptcp_counters;
 pub(crate) use self::entry_tc::types::emptcp_entry as Entry;
 pub(crate) use self::entry_tc::types::emptcp_entry_side as EntrySide;
 use self::entry_tc::types::emptcp_framing;
@@ -28,8 +29,12 @@ pub(crate) use self::entry_tc::types::emptcp_generation as Generation;
 use self::entry_tc::types::emptcp_hook;
 pub(crate) use self::entry_tc::types::emptcp_links as Links;
 use self::entry_tc::types::emptcp_reason;
+pub(crate) use self::entry_tc::types::emptcp_is as Is;
+use self::entry_tc::types::emptcp_frame;
+use self::entry_tc::types::emptcp_mark;
+use self::entry_tc::types::emptcp_number;
 use self::entry_tc::types::emptcp_slot;
-use self::entry_tc::types::emptcp_step_flags;
+use self::entry_tc::types::emptcp_way;
 use self::entry_tc::types::emptcp_word;
 use self::entry_tc::types::rodata;
 
@@ -43,12 +48,22 @@ pub(crate) const ABI: &str = "1";
 pub(crate) const SLOT_PASS: u32 = emptcp_slot::EMPTCP_SLOT_PASS.0;
 /// Slot of a step that leads to a drop.
 pub(crate) const SLOT_DROP: u32 = emptcp_slot::EMPTCP_SLOT_DROP.0;
-/// The step counts its chain's bytes.
-pub(crate) const STEP_CHAIN_BYTES: u32 = emptcp_step_flags::EMPTCP_STEP_CHAIN_BYTES.0;
-/// The program is of the `xdp.frags` flavour.
-pub(crate) const STEP_FRAGS: u32 = emptcp_step_flags::EMPTCP_STEP_FRAGS.0;
-/// The step leaves its counters alone.
-pub(crate) const STEP_NO_COUNTERS: u32 = emptcp_step_flags::EMPTCP_STEP_NO_COUNTERS.0;
+/// Ways on from a step, in their order: match, miss, error.
+pub(crate) const WAYS: usize = emptcp_way::EMPTCP_WAY_MAX.0 as usize;
+/// Numbers that are written into a step.
+pub(crate) const NUMBERS: usize = emptcp_number::EMPTCP_NUMBER_MAX.0 as usize;
+/// Number: slot of the program to which a way leads; with the way.
+pub(crate) const NUMBER_SLOT: usize = emptcp_number::EMPTCP_NUMBER_SLOT.0 as usize;
+/// Number: offset of the counters in their block.
+pub(crate) const NUMBER_COUNTER: usize = emptcp_number::EMPTCP_NUMBER_COUNTER.0 as usize;
+/// Number: the hook.
+pub(crate) const NUMBER_HOOK: usize = emptcp_number::EMPTCP_NUMBER_HOOK.0 as usize;
+/// Offsets in the stack frame for what joined steps hand on: placeholders.
+pub(crate) const FRAME: std::ops::Range<i16> = emptcp_frame::EMPTCP_FRAME_COUNTERS.0 as i16
+    ..emptcp_frame::EMPTCP_FRAME_END.0 as i16;
+/// Steps whose counters lie in one map.
+pub(crate) const COUNTER_BLOCK: u32 =
+    (size_of::<emptcp_counters>() / size_of::<Counter>()) as u32;
 /// Words of the chain context.
 pub(crate) const WORDS: u32 = emptcp_word::EMPTCP_WORD_MAX.0;
 /// Reasons of each hook in the map of reasons.
@@ -62,6 +77,34 @@ unsafe impl plain::Plain for Generation {}
 unsafe impl plain::Plain for Links {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Entry {}
+
+/// A place in a module's instructions into which the loader writes (`step.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// A jump that is there or not; number of [`Is`].
+    Is(u32),
+    /// A number, by `enum emptcp_number`.
+    Number(usize),
+    /// A jump to another step, by its way.
+    Jump(usize),
+}
+
+impl Mark {
+    /// The mark that a number is, if it is one.
+    pub(crate) fn of(imm: i32) -> Option<Self> {
+        let from = |mark: emptcp_mark, max: u32| {
+            let number = (imm as u32).checked_sub(mark.0)?;
+            (number < max).then_some(number)
+        };
+        if let Some(what) = from(emptcp_mark::EMPTCP_MARK_IS, Is::EMPTCP_IS_MAX.0) {
+            return Some(Self::Is(what));
+        }
+        if let Some(which) = from(emptcp_mark::EMPTCP_MARK_NUMBER, NUMBERS as u32) {
+            return Some(Self::Number(which as usize));
+        }
+        from(emptcp_mark::EMPTCP_MARK_JUMP, WAYS as u32).map(|way| Self::Jump(way as usize))
+    }
+}
 
 /// What the first byte of a packet belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,6 +4,7 @@ mod abi;
 pub mod cli;
 pub mod datapath;
 pub mod graph;
+mod insn;
 pub mod interface;
 pub mod module;
 pub mod params;

@@ -25,50 +25,7 @@ use libbpf_rs::MapType;
 use libbpf_rs::OpenObject;
 
 use crate::abi::SkBuff;
-
-/// An instruction of BPF as the kernel takes it: 8 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Insn(pub(crate) u64);
-
-/// `BPF_LD | BPF_DW | BPF_IMM`: loads 64 bits, in two instructions.
-const LD_IMM64: u8 = 0x18;
-/// Source register of a load that stands for a map.
-const PSEUDO_MAP_FD: u8 = 1;
-/// Source register of a load that stands for a place in a map's value.
-const PSEUDO_MAP_VALUE: u8 = 2;
-
-impl Insn {
-    /// The 32-bit immediate.
-    pub(crate) fn imm(self) -> i32 {
-        (self.0 >> 32) as i32
-    }
-
-    /// The same with another immediate.
-    pub(crate) fn with_imm(self, imm: i32) -> Self {
-        Self(self.0 & 0xffff_ffff | u64::from(imm as u32) << 32)
-    }
-
-    /// `Some(value?)` for the first half of a load of a map or of a place in its value.
-    pub(crate) fn loads_map(self) -> Option<bool> {
-        let [code, regs, ..] = self.0.to_ne_bytes();
-        // Nibbles of the registers are swapped on big-endian machines.
-        let source = if cfg!(target_endian = "little") {
-            regs >> 4
-        } else {
-            regs & 15
-        };
-        match (code, source) {
-            (LD_IMM64, PSEUDO_MAP_FD) => Some(false),
-            (LD_IMM64, PSEUDO_MAP_VALUE) => Some(true),
-            _ => None,
-        }
-    }
-
-    /// Whether this is the first half of a 16-byte instruction.
-    pub(crate) fn is_wide(self) -> bool {
-        self.0.to_ne_bytes()[0] == LD_IMM64
-    }
-}
+use crate::insn::Insn;
 
 /// Records of debugging information that go with a program: raw, with their size.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +33,57 @@ pub(crate) struct Records {
     pub(crate) bytes: Vec<u8>,
     pub(crate) count: u32,
     pub(crate) size: u32,
+}
+
+impl Records {
+    /// Those of instructions that were put into another order. `from`: for each instruction where
+    /// it was; `functions`: where functions began, and where they begin. The first member of a
+    /// record is the number of its instruction, from which on it holds.
+    pub(crate) fn moved(&self, from: &[usize], functions: &[(usize, usize)]) -> Self {
+        let size = self.size.max(4) as usize;
+        let records: Vec<(usize, &[u8])> = self
+            .bytes
+            .chunks_exact(size)
+            .map(|r| {
+                let at = r.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b));
+                (at as usize, r)
+            })
+            .collect();
+        let mut moved = Self {
+            size: self.size,
+            ..Self::default()
+        };
+        let mut before = None;
+        for (at, from) in from.iter().enumerate() {
+            let holds = records.partition_point(|(start, _)| start <= from);
+            let begins = functions.iter().any(|(_, here)| *here == at);
+            if holds == 0 || (before == Some(holds) && !begins) {
+                continue;
+            }
+            before = Some(holds);
+            moved.bytes.extend((at as u32).to_ne_bytes());
+            moved.bytes.extend(&records[holds - 1].1[4..]);
+            moved.count += 1;
+        }
+        moved
+    }
+
+    /// As [`Records::moved`], of records for functions only.
+    pub(crate) fn moved_functions(&self, functions: &[(usize, usize)]) -> Self {
+        let mut moved = Self {
+            size: self.size,
+            ..Self::default()
+        };
+        for record in self.bytes.chunks_exact(self.size.max(4) as usize) {
+            let at = record.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b));
+            if let Some((_, here)) = functions.iter().find(|(from, _)| *from == at as usize) {
+                moved.bytes.extend((*here as u32).to_ne_bytes());
+                moved.bytes.extend(&record[4..]);
+                moved.count += 1;
+            }
+        }
+        moved
+    }
 }
 
 /// A map as an object defines it, with the placeholder that libbpf created.

@@ -106,16 +106,16 @@ static __always_inline int monolith_begin(struct emptcp_ctx *ctx, struct emptcp_
 	return 1;
 }
 
-/** Counts the packets that reach a step, and those that it matches or treats. */
-#define REACHED(c, n)                               \
-	do {                                        \
-		if (constants.count)                \
-			(c)->step[(n)].evaluated++; \
-	} while (0)
+/** Counts a packet that a step matches or treats, and one that it does not. */
 #define MATCHED(c, n)                             \
 	do {                                      \
 		if (constants.count)              \
 			(c)->step[(n)].matched++; \
+	} while (0)
+#define MISSED(c, n)                             \
+	do {                                     \
+		if (constants.count)             \
+			(c)->step[(n)].missed++; \
 	} while (0)
 /** The packet's bytes, at the first actor. */
 #define BYTES(c, n, ctx)                                         \

@@ -11,13 +11,15 @@ int monolith_1_1(struct emptcp_ctx *ctx)
 
 	if (!monolith_begin(ctx, &pkt, &c))
 		return CTX_PASS;
-	REACHED(c, 0);
-	if (!monolith_mptcp(ctx, &pkt))
+	if (!monolith_mptcp(ctx, &pkt)) {
+		MISSED(c, 0);
 		return CTX_PASS;
+	}
 	MATCHED(c, 0);
-	REACHED(c, 1);
 	BYTES(c, 1, ctx);
 	if (monolith_clamp(ctx, &pkt, 65536 >> 7) > 0)
 		MATCHED(c, 1);
+	else
+		MISSED(c, 1);
 	return CTX_PASS;
 }

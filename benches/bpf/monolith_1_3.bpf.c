@@ -11,18 +11,20 @@ int monolith_1_3(struct emptcp_ctx *ctx)
 
 	if (!monolith_begin(ctx, &pkt, &c))
 		return CTX_PASS;
-	REACHED(c, 0);
-	if (!monolith_mptcp(ctx, &pkt))
+	if (!monolith_mptcp(ctx, &pkt)) {
+		MISSED(c, 0);
 		return CTX_PASS;
+	}
 	MATCHED(c, 0);
-	REACHED(c, 1);
 	BYTES(c, 1, ctx);
 	if (monolith_record(ctx, &pkt, 1))
 		MATCHED(c, 1);
-	REACHED(c, 2);
+	else
+		MISSED(c, 1);
 	if (monolith_clamp(ctx, &pkt, 65536 >> 7) > 0)
 		MATCHED(c, 2);
-	REACHED(c, 3);
+	else
+		MISSED(c, 2);
 	MATCHED(c, 3);
 	return CTX_PASS;
 }

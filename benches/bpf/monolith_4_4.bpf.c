@@ -30,39 +30,45 @@ int monolith_4_4(struct emptcp_ctx *ctx)
 
 	if (!monolith_begin(ctx, &pkt, &c))
 		return CTX_PASS;
-	REACHED(c, 0);
-	if ((((__u8 *)pkt.tcp)[13] & (SYN | RST | ACK)) != ACK)
+	if ((((__u8 *)pkt.tcp)[13] & (SYN | RST | ACK)) != ACK) {
+		MISSED(c, 0);
 		return CTX_PASS;
+	}
 	MATCHED(c, 0);
-	REACHED(c, 1);
-	if (!from_here(&pkt))
+	if (!from_here(&pkt)) {
+		MISSED(c, 1);
 		return CTX_PASS;
+	}
 	MATCHED(c, 1);
-	REACHED(c, 2);
 	port = bpf_ntohs(pkt.tcp->dest);
-	if (port != 443 && (port < 8000 || port > 8010))
+	if (port != 443 && (port < 8000 || port > 8010)) {
+		MISSED(c, 2);
 		return CTX_PASS;
+	}
 	MATCHED(c, 2);
-	REACHED(c, 3);
-	if (!monolith_mptcp(ctx, &pkt))
+	if (!monolith_mptcp(ctx, &pkt)) {
+		MISSED(c, 3);
 		return CTX_PASS;
+	}
 	MATCHED(c, 3);
-	REACHED(c, 4);
 	BYTES(c, 4, ctx);
 	if (monolith_record(ctx, &pkt, 4))
 		MATCHED(c, 4);
-	REACHED(c, 5);
+	else
+		MISSED(c, 4);
 #ifdef EMPTCP_XDP
 	if (monolith_clamp(ctx, &pkt, 262144 >> 7) > 0)
 		MATCHED(c, 5);
+	else
+		MISSED(c, 5);
 #else
 	ctx_set_mark(ctx, (ctx_mark(ctx) & ~0xff) | 7);
 	MATCHED(c, 5);
 #endif
-	REACHED(c, 6);
 	if (monolith_clamp(ctx, &pkt, 65536 >> 7) > 0)
 		MATCHED(c, 6);
-	REACHED(c, 7);
+	else
+		MISSED(c, 6);
 	MATCHED(c, 7);
 	return CTX_PASS;
 }

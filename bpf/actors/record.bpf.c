@@ -46,8 +46,8 @@ static __always_inline int record_act(struct emptcp_ctx *ctx, const struct emptc
 	}
 	__sync_fetch_and_add(&value->packets, segments);
 	/* Each segment of a GSO packet has headers of its own on the wire. */
-	__sync_fetch_and_add(&value->bytes, ctx_len(ctx, pkt->links->flags & EMPTCP_STEP_FRAGS) +
-						    (segments - 1) * headers);
+	__sync_fetch_and_add(&value->bytes,
+			     ctx_len(ctx, emptcp_is(EMPTCP_IS_FRAGS)) + (segments - 1) * headers);
 	return EMPTCP_NEXT;
 }
 

@@ -51,34 +51,88 @@ enum emptcp_reason {
 	EMPTCP_REASON_MAX,
 };
 
-/** Slots that are no slot: where a step leads when the chain goes no further. */
+/** Slots of an entry program that are no slot. */
 enum emptcp_slot {
 	EMPTCP_SLOT_PASS = 0x7fffffff,
 	EMPTCP_SLOT_DROP = 0x7ffffffe,
 };
 
-/** Flags of a step; constant for the verifier, so code behind an unset one vanishes. */
-enum emptcp_step_flags {
-	/** First actor of its chain: counts the chain's bytes. */
-	EMPTCP_STEP_CHAIN_BYTES = 1 << 0,
-	/** Program of the xdp.frags flavour. */
-	EMPTCP_STEP_FRAGS = 1 << 1,
-	/** Leaves the counters alone. */
-	EMPTCP_STEP_NO_COUNTERS = 1 << 2,
+/** Ways on from a step. */
+enum emptcp_way {
+	/** A selector that matches; an actor that is done. */
+	EMPTCP_WAY_MATCH,
+	/** A selector that does not match. */
+	EMPTCP_WAY_MISS,
+	EMPTCP_WAY_ERROR,
+	EMPTCP_WAY_MAX,
 };
 
-/** Successors and identity of a step. */
+/** What can be so for a step (see emptcp_is()). */
+enum emptcp_is {
+	/** Its program is of the xdp.frags flavour. */
+	EMPTCP_IS_FRAGS,
+	/** First actor of its chain: counts the chain's bytes. */
+	EMPTCP_IS_CHAIN_BYTES,
+	/** Leaves the counters alone. */
+	EMPTCP_IS_UNCOUNTED,
+	/** An error leads to where a miss (actors: success) leads. */
+	EMPTCP_IS_ERROR_SAME,
+	/** Comes after other steps of its program: the frame holds where the headers are. */
+	EMPTCP_IS_JOINED,
+	/** The frame holds its block of counters. */
+	EMPTCP_IS_COUNTERS,
+	/** The frame holds pointers to the headers, which no step before has made void. */
+	EMPTCP_IS_POINTERS,
+	/** Steps of its program come after it: it leaves in the frame what was not there. */
+	EMPTCP_IS_FOLLOWED,
+	/** Packets begin with an IP header (EMPTCP_FRAMING_IP). */
+	EMPTCP_IS_RAW_IP,
+	/** With a way: it leads out of emptcp, the packet passes. */
+	EMPTCP_IS_PASS = 16,
+	/** With a way: it leads out of emptcp, the packet is dropped. */
+	EMPTCP_IS_DROP = EMPTCP_IS_PASS + EMPTCP_WAY_MAX,
+	/** With a way: it leads to a step of the same program. */
+	EMPTCP_IS_JUMP = EMPTCP_IS_DROP + EMPTCP_WAY_MAX,
+	EMPTCP_IS_MAX = EMPTCP_IS_JUMP + EMPTCP_WAY_MAX,
+};
+
+/** Numbers of a step (see emptcp_number()). */
+enum emptcp_number {
+	/** With a way: slot of the program to which it leads. */
+	EMPTCP_NUMBER_SLOT,
+	/** Offset of its counters in their block, in bytes. */
+	EMPTCP_NUMBER_COUNTER = EMPTCP_NUMBER_SLOT + EMPTCP_WAY_MAX,
+	/** enum emptcp_hook. */
+	EMPTCP_NUMBER_HOOK,
+	EMPTCP_NUMBER_MAX,
+};
+
+/** Offsets from the frame pointer that no stack has: places for what joined steps hand on. */
+enum emptcp_frame {
+	/** Counters of the last step's block. */
+	EMPTCP_FRAME_COUNTERS = 4096,
+	/** As EMPTCP_WORD_HEADERS. */
+	EMPTCP_FRAME_HEADERS = 4104,
+	/** Pointers to the TCP header and to the IP header. */
+	EMPTCP_FRAME_TCP = 4112,
+	EMPTCP_FRAME_IP = 4120,
+	EMPTCP_FRAME_END = 4128,
+};
+
+/** Marks, each with one of the numbers above. */
+enum emptcp_mark {
+	EMPTCP_MARK_IS = 0x656d7000,
+	EMPTCP_MARK_NUMBER = 0x656d7100,
+	EMPTCP_MARK_JUMP = 0x656d7200,
+};
+
+/** Steps whose counters lie together in one map. */
+#define EMPTCP_COUNTER_BLOCK 256
+
+/** Identity of a step. */
 struct emptcp_links {
-	/** Slot of the step that follows a match, or, for actors, the next step. */
-	__u32 match;
-	/** Slot of the step that follows a miss. */
-	__u32 miss;
-	/** Slot of the step that follows an error. */
-	__u32 error;
-	/** Index in counters; stable over generations. */
+	/** Number of the step; stable over generations. */
 	__u32 step;
-	/** Bits of enum emptcp_step_flags. */
-	__u32 flags;
 	/** Zone of the chain: tells overlapping address spaces apart. */
 	__u32 zone;
 	/** enum emptcp_hook. */
@@ -111,16 +165,23 @@ struct emptcp_entry {
 	__u8 pad[5];
 };
 
-/** Counters of a step, one per CPU. */
+/** Counters of a step, one per CPU. Each packet that reaches the step is in one of the first three.
+ */
 struct emptcp_counter {
-	/** Packets that reached the step. */
-	__u64 evaluated;
 	/** Selector: packets that matched. Actor: packets that it treated. */
 	__u64 matched;
+	/** Selector: packets that did not match. Actor: packets that it left as they were. */
+	__u64 missed;
 	/** Packets for which it failed. */
 	__u64 errors;
 	/** First actor of a chain: bytes of the packets that the chain selected. */
 	__u64 bytes;
+};
+
+/** Counters of the steps whose number divided by EMPTCP_COUNTER_BLOCK is the same: the one value of
+ * a map. */
+struct emptcp_counters {
+	struct emptcp_counter step[EMPTCP_COUNTER_BLOCK];
 };
 
 /** Words that the steps of one run hand on to each other. */

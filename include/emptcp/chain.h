@@ -5,6 +5,7 @@
 
 #include <emptcp/ctx.h>
 #include <emptcp/maps.h>
+#include <emptcp/step.h>
 
 /** What an actor decides. */
 enum emptcp_verdict {
@@ -33,48 +34,93 @@ enum emptcp_verdict {
 		     : [c] "r"(ctx), [m] "r"(map), [s] "r"(slot) \
 		     : "r0", "r1", "r2", "r3", "r4", "r5", "memory")
 
-/**
- * Goes on to the slot; its value comes from the loader's frozen map, so that
- * the verifier knows it and only one of the three ends below is left.
- */
-static __always_inline int emptcp_goto(struct emptcp_ctx *ctx, __u32 slot, __u32 hook)
+/** Goes on to where the way leads; one of the four ends below is left. */
+static __always_inline int emptcp_goto(struct emptcp_ctx *ctx, const enum emptcp_way way)
 {
-	if (slot == EMPTCP_SLOT_PASS)
+	if (emptcp_is(EMPTCP_IS_PASS + way))
 		return CTX_PASS;
-	if (slot == EMPTCP_SLOT_DROP)
+	if (emptcp_is(EMPTCP_IS_DROP + way))
 		return CTX_DROP;
-	EMPTCP_TAIL_CALL(ctx, &progs, slot);
-	emptcp_count_reason(hook, EMPTCP_REASON_TAIL_CALL);
+	if (emptcp_is(EMPTCP_IS_JUMP + way))
+		EMPTCP_JUMP(ctx, way);
+	EMPTCP_TAIL_CALL(ctx, &progs, emptcp_number(EMPTCP_NUMBER_SLOT + way));
+	emptcp_count_reason(emptcp_number(EMPTCP_NUMBER_HOOK), EMPTCP_REASON_TAIL_CALL);
 	return CTX_PASS;
 }
 
+static __always_inline void *emptcp_block(void)
+{
+	__u32 key = 0;
+
+	return bpf_map_lookup_elem(&counters, &key);
+}
+
+/**
+ * Leaves the block of counters to the steps that follow in this program. 0, or
+ * -1 where there is none, which cannot be: the map is an array of one value.
+ */
+static __always_inline int emptcp_leave_counters(void)
+{
+	void *block;
+
+	if (!emptcp_is(EMPTCP_IS_FOLLOWED) || emptcp_is(EMPTCP_IS_COUNTERS) ||
+	    emptcp_is(EMPTCP_IS_UNCOUNTED))
+		return 0;
+	block = emptcp_block();
+	if (emptcp_unlikely(!block))
+		return -1;
+	EMPTCP_FRAME_STORE(COUNTERS, block);
+	return 0;
+}
+
+/** What became of a packet in a step. */
+enum emptcp_outcome {
+	EMPTCP_MATCHED,
+	EMPTCP_MISSED,
+	EMPTCP_FAILED,
+};
+
 /** Counts a run of the step. bytes: of the packet, for the first actor of a chain. */
-static __always_inline void emptcp_count(const struct emptcp_links *links, int matched, int failed,
-					 __u64 bytes)
+static __always_inline void emptcp_count(const enum emptcp_outcome outcome, __u64 bytes)
 {
 	struct emptcp_counter *c;
-	__u32 key = links->step;
+	void *block;
 
-	if (links->flags & EMPTCP_STEP_NO_COUNTERS)
+	if (emptcp_is(EMPTCP_IS_UNCOUNTED))
 		return;
-	c = bpf_map_lookup_elem(&counters, &key);
-	if (emptcp_unlikely(!c))
-		return;
-	c->evaluated++;
-	if (matched)
+	if (emptcp_is(EMPTCP_IS_COUNTERS) || emptcp_is(EMPTCP_IS_FOLLOWED)) {
+		EMPTCP_FRAME_LOAD(block, COUNTERS);
+	} else {
+		block = emptcp_block();
+		if (emptcp_unlikely(!block))
+			return;
+	}
+	c = block + emptcp_number(EMPTCP_NUMBER_COUNTER);
+	if (outcome == EMPTCP_MATCHED)
 		c->matched++;
-	if (emptcp_unlikely(failed))
+	else if (outcome == EMPTCP_MISSED)
+		c->missed++;
+	else
 		c->errors++;
-	if (links->flags & EMPTCP_STEP_CHAIN_BYTES)
+	if (emptcp_is(EMPTCP_IS_CHAIN_BYTES))
 		c->bytes += bytes;
 }
 
 /** Counts a step that failed. reason: enum emptcp_reason. */
-static __always_inline void emptcp_failed(const struct emptcp_links *links, __u32 reason,
-					  __u64 bytes)
+static __always_inline void emptcp_failed(__u32 reason, __u64 bytes)
 {
-	emptcp_count(links, 0, 1, bytes);
-	emptcp_count_reason(links->hook, reason);
+	emptcp_count(EMPTCP_FAILED, bytes);
+	emptcp_count_reason(emptcp_number(EMPTCP_NUMBER_HOOK), reason);
+}
+
+/**
+ * Ends a step that does not find the headers which the entry program found: the
+ * run ends here, because steps that follow in this program count on them.
+ */
+static __always_inline int emptcp_lost(__u32 reason, __u64 bytes)
+{
+	emptcp_failed(reason, bytes);
+	return emptcp_is(EMPTCP_IS_DROP + EMPTCP_WAY_ERROR) ? CTX_DROP : CTX_PASS;
 }
 
 /*
@@ -84,31 +130,32 @@ static __always_inline void emptcp_failed(const struct emptcp_links *links, __u3
  */
 
 /** Ends a selector: 1 match, 0 miss, negative: minus a value of enum emptcp_reason. */
-static __always_inline int emptcp_selector_end(struct emptcp_ctx *ctx,
-					       const struct emptcp_links *links, int result)
+static __always_inline int emptcp_selector_end(struct emptcp_ctx *ctx, int result)
 {
 	if (emptcp_unlikely(result < 0)) {
-		emptcp_failed(links, -result, 0);
-		if (links->error != links->miss)
-			return emptcp_goto(ctx, links->error, links->hook);
+		emptcp_failed(-result, 0);
+		if (!emptcp_is(EMPTCP_IS_ERROR_SAME))
+			return emptcp_goto(ctx, EMPTCP_WAY_ERROR);
+	} else if (result) {
+		emptcp_count(EMPTCP_MATCHED, 0);
+		return emptcp_goto(ctx, EMPTCP_WAY_MATCH);
 	} else {
-		emptcp_count(links, result, 0, 0);
-		if (result)
-			return emptcp_goto(ctx, links->match, links->hook);
+		emptcp_count(EMPTCP_MISSED, 0);
 	}
-	return emptcp_goto(ctx, links->miss, links->hook);
+	return emptcp_goto(ctx, EMPTCP_WAY_MISS);
 }
 
 /** Ends an actor: enum emptcp_verdict, or minus a value of enum emptcp_reason. */
-static __always_inline int
-emptcp_actor_end(struct emptcp_ctx *ctx, const struct emptcp_links *links, int verdict, __u64 bytes)
+static __always_inline int emptcp_actor_end(struct emptcp_ctx *ctx, int verdict, __u64 bytes)
 {
 	if (emptcp_unlikely(verdict < 0)) {
-		emptcp_failed(links, -verdict, bytes);
-		if (links->error != links->match)
-			return emptcp_goto(ctx, links->error, links->hook);
+		emptcp_failed(-verdict, bytes);
+		if (!emptcp_is(EMPTCP_IS_ERROR_SAME))
+			return emptcp_goto(ctx, EMPTCP_WAY_ERROR);
+	} else if (verdict == EMPTCP_SKIP) {
+		emptcp_count(EMPTCP_MISSED, bytes);
 	} else {
-		emptcp_count(links, verdict != EMPTCP_SKIP, 0, bytes);
+		emptcp_count(EMPTCP_MATCHED, bytes);
 		if (verdict == EMPTCP_ACCEPT)
 			return CTX_PASS;
 		if (verdict == EMPTCP_DROP)
@@ -116,7 +163,7 @@ emptcp_actor_end(struct emptcp_ctx *ctx, const struct emptcp_links *links, int v
 		if (verdict == EMPTCP_REDIRECT)
 			return CTX_REDIRECT;
 	}
-	return emptcp_goto(ctx, links->match, links->hook);
+	return emptcp_goto(ctx, EMPTCP_WAY_MATCH);
 }
 
 #endif /* __EMPTCP_CHAIN_H__ */

@@ -5,7 +5,7 @@
  *
  * map          lives as long as    replaced by an apply
  * progs        a generation        yes (kept where its chains did not change)
- * counters     the policy          no (grown when it is full)
+ * counters     the policy          no
  * reasons      the policy          no
  * chain_words  a generation        yes
  */
@@ -22,11 +22,11 @@ struct {
 	__uint(max_entries, 1);
 } progs SEC(".maps");
 
-/** Counters by emptcp_links.step. */
+/** The block of counters in which the step counts. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__type(key, __u32);
-	__type(value, struct emptcp_counter);
+	__type(value, struct emptcp_counters);
 	__uint(max_entries, 1);
 } counters SEC(".maps");
 

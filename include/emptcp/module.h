@@ -92,7 +92,7 @@
 #define EMPTCP_STEP_OF(name)                                                                \
 	({                                                                                  \
 		const struct emptcp_step *step_ = (const struct emptcp_step *)&emptcp_step; \
-		asm volatile("" : "+r"(step_));                                             \
+		asm("" : "+r"(step_));                                                      \
 		step_;                                                                      \
 	})
 
@@ -112,41 +112,44 @@
 	SEC(EMPTCP_CTX_SECTION)
 
 /** Declares the selector name, whose test is name_match(); see the top of this file. */
-#define EMPTCP_SELECTOR(name, hooks_, since_, flags_, doc_)                   \
-	EMPTCP_MODULE_("selector", name, hooks_, since_, flags_, doc_)        \
-	int name(struct emptcp_ctx *ctx)                                      \
-	{                                                                     \
-		const struct emptcp_step *step = EMPTCP_STEP_OF(name);        \
-		struct emptcp_pkt pkt = {.links = &step->links};              \
-		int ret = emptcp_take_parsed(ctx, step->links.framing, &pkt); \
-                                                                              \
-		if (emptcp_unlikely(ret))                                     \
-			ret = -ret;                                           \
-		else                                                          \
-			ret = name##_match(ctx, &pkt, &step->params);         \
-		return emptcp_selector_end(ctx, &step->links, ret);           \
-	}                                                                     \
+#define EMPTCP_SELECTOR(name, hooks_, since_, flags_, doc_)            \
+	EMPTCP_MODULE_("selector", name, hooks_, since_, flags_, doc_) \
+	int name(struct emptcp_ctx *ctx)                               \
+	{                                                              \
+		const struct emptcp_step *step = EMPTCP_STEP_OF(name); \
+		struct emptcp_pkt pkt = {.links = &step->links};       \
+		int ret;                                               \
+                                                                       \
+		if (emptcp_leave_counters())                           \
+			return CTX_PASS;                               \
+		ret = emptcp_take_parsed(ctx, &pkt);                   \
+		if (emptcp_unlikely(ret))                              \
+			return emptcp_lost(ret, 0);                    \
+		ret = name##_match(ctx, &pkt, &step->params);          \
+		return emptcp_selector_end(ctx, ret);                  \
+	}                                                              \
 	_Static_assert(1, "")
 
 /** Declares the actor name, whose work is name_act(); see the top of this file. */
-#define EMPTCP_ACTOR(name, hooks_, since_, flags_, doc_)                             \
-	EMPTCP_MODULE_("actor", name, hooks_, since_, flags_, doc_)                  \
-	int name(struct emptcp_ctx *ctx)                                             \
-	{                                                                            \
-		const struct emptcp_step *step = EMPTCP_STEP_OF(name);               \
-		__u64 bytes = 0;                                                     \
-		struct emptcp_pkt pkt = {.links = &step->links};                     \
-		int ret;                                                             \
-                                                                                     \
-		if (step->links.flags & EMPTCP_STEP_CHAIN_BYTES)                     \
-			bytes = ctx_len(ctx, step->links.flags & EMPTCP_STEP_FRAGS); \
-		ret = emptcp_take_parsed(ctx, step->links.framing, &pkt);            \
-		if (emptcp_unlikely(ret))                                            \
-			ret = -ret;                                                  \
-		else                                                                 \
-			ret = name##_act(ctx, &pkt, &step->params);                  \
-		return emptcp_actor_end(ctx, &step->links, ret, bytes);              \
-	}                                                                            \
+#define EMPTCP_ACTOR(name, hooks_, since_, flags_, doc_)                  \
+	EMPTCP_MODULE_("actor", name, hooks_, since_, flags_, doc_)       \
+	int name(struct emptcp_ctx *ctx)                                  \
+	{                                                                 \
+		const struct emptcp_step *step = EMPTCP_STEP_OF(name);    \
+		struct emptcp_pkt pkt = {.links = &step->links};          \
+		__u64 bytes = 0;                                          \
+		int ret;                                                  \
+                                                                          \
+		if (emptcp_leave_counters())                              \
+			return CTX_PASS;                                  \
+		if (emptcp_is(EMPTCP_IS_CHAIN_BYTES))                     \
+			bytes = ctx_len(ctx, emptcp_is(EMPTCP_IS_FRAGS)); \
+		ret = emptcp_take_parsed(ctx, &pkt);                      \
+		if (emptcp_unlikely(ret))                                 \
+			return emptcp_lost(ret, bytes);                   \
+		ret = name##_act(ctx, &pkt, &step->params);               \
+		return emptcp_actor_end(ctx, ret, bytes);                 \
+	}                                                                 \
 	_Static_assert(1, "")
 
 #endif /* __EMPTCP_MODULE_H__ */

@@ -6,7 +6,7 @@
 #ifndef __EMPTCP_PARSE_H__
 #define __EMPTCP_PARSE_H__
 
-#include <emptcp/ctx.h>
+#include <emptcp/step.h>
 #include <emptcp/types.h>
 
 /** VLAN tags that are followed (802.1Q inside 802.1ad). */
@@ -263,11 +263,10 @@ static __always_inline int emptcp_parse(struct emptcp_ctx *ctx, __u32 framing,
  * Ethernet without tags. For these a step needs no word of the chain context,
  * whose look-up takes longer than this test. At tc a word is one load.
  */
-static __always_inline int emptcp_is_common(__u32 framing, const void *data, const void *end)
+static __always_inline int emptcp_is_common(int raw_ip, const void *data, const void *end)
 {
 #ifdef EMPTCP_XDP
-	return framing == EMPTCP_FRAMING_ETHER &&
-	       data + EMPTCP_COMMON_TCP + sizeof(struct tcphdr) <= end &&
+	return !raw_ip && data + EMPTCP_COMMON_TCP + sizeof(struct tcphdr) <= end &&
 	       *(const __be16 *)(data + offsetof(struct ethhdr, h_proto)) == bpf_htons(ETH_P_IP) &&
 	       *(const __u8 *)(data + sizeof(struct ethhdr)) == 0x45;
 #else
@@ -275,14 +274,11 @@ static __always_inline int emptcp_is_common(__u32 framing, const void *data, con
 #endif
 }
 
-/**
- * Leaves to the steps of this run where the headers are. framing: of the
- * device, for those who ask emptcp_is_common().
- */
-static __always_inline void emptcp_leave_parsed(struct emptcp_ctx *ctx, __u32 framing,
+/** Leaves to the steps of this run where the headers are; raw_ip: see emptcp_is_common(). */
+static __always_inline void emptcp_leave_parsed(struct emptcp_ctx *ctx, int raw_ip,
 						const struct emptcp_pkt *pkt)
 {
-	if (emptcp_is_common(framing, ctx_data(ctx), ctx_data_end(ctx)))
+	if (emptcp_is_common(raw_ip, ctx_data(ctx), ctx_data_end(ctx)))
 		return;
 	ctx_set_word(ctx, EMPTCP_WORD_HEADERS,
 		     pkt->tcp_off | pkt->ip_off << 16 | (__u32)pkt->version << 24);
@@ -301,27 +297,63 @@ static __always_inline void emptcp_place(struct emptcp_pkt *pkt, void *data, __u
 	asm volatile("" : "+r"(pkt->ip6), "+r"(pkt->tcp));
 }
 
-/**
- * Takes up what the entry program found: steps do not parse again, which would
- * cost each of them more than all else that the engine does. Returns a value of
- * enum emptcp_reason.
- */
-static __always_inline int emptcp_take_parsed(struct emptcp_ctx *ctx, __u32 framing,
-					      struct emptcp_pkt *pkt)
+/** Where the headers are, for a step that others follow in its program. */
+static __always_inline __u32 emptcp_headers(struct emptcp_ctx *ctx, const void *data,
+					    const void *end)
 {
-	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
 	__u32 word;
 
-	if (emptcp_is_common(framing, data, end)) {
-		emptcp_place(pkt, data, sizeof(struct ethhdr), EMPTCP_COMMON_TCP, 4);
+	if (emptcp_is_common(emptcp_is(EMPTCP_IS_RAW_IP), data, end))
+		word = EMPTCP_COMMON_TCP | sizeof(struct ethhdr) << 16 | 4U << 24;
+	else
+		word = ctx_word(ctx, EMPTCP_WORD_HEADERS);
+	/* One state for the verifier, else it looks at all that follows twice. */
+	return emptcp_forget(word);
+}
+
+/**
+ * Takes up what the entry program found, or the step before in this program:
+ * steps do not parse again, which would cost each of them more than all else
+ * that the engine does. pkt->links must be set. Returns a value of enum
+ * emptcp_reason.
+ */
+static __always_inline int emptcp_take_parsed(struct emptcp_ctx *ctx, struct emptcp_pkt *pkt)
+{
+	void *data, *end;
+	__u64 word;
+
+	if (emptcp_is(EMPTCP_IS_POINTERS)) {
+		EMPTCP_FRAME_LOAD(word, HEADERS);
+		EMPTCP_FRAME_LOAD(pkt->tcp, TCP);
+		EMPTCP_FRAME_LOAD(pkt->ip6, IP);
+		pkt->ip_off = word >> 16 & 63;
+		pkt->tcp_off = word & EMPTCP_OFF_MASK;
+		pkt->version = word >> 24;
 		pkt->tcp_len = pkt->tcp->doff * 4;
 		return EMPTCP_REASON_NONE;
 	}
-	word = ctx_word(ctx, EMPTCP_WORD_HEADERS);
+	data = ctx_data(ctx);
+	end = ctx_data_end(ctx);
+	if (emptcp_is(EMPTCP_IS_JOINED)) {
+		EMPTCP_FRAME_LOAD(word, HEADERS);
+	} else if (emptcp_is(EMPTCP_IS_FOLLOWED)) {
+		word = emptcp_headers(ctx, data, end);
+		EMPTCP_FRAME_STORE(HEADERS, word);
+	} else if (emptcp_is_common(emptcp_is(EMPTCP_IS_RAW_IP), data, end)) {
+		emptcp_place(pkt, data, sizeof(struct ethhdr), EMPTCP_COMMON_TCP, 4);
+		pkt->tcp_len = pkt->tcp->doff * 4;
+		return EMPTCP_REASON_NONE;
+	} else {
+		word = ctx_word(ctx, EMPTCP_WORD_HEADERS);
+	}
 	emptcp_place(pkt, data, word >> 16 & 63, word & EMPTCP_OFF_MASK, word >> 24);
 	/* The fixed header of IPv6 is as long as those of IPv4 and TCP together. */
 	if (emptcp_unlikely((void *)(pkt->tcp + 1) > end || (void *)(pkt->ip6 + 1) > end))
 		return EMPTCP_REASON_TRUNCATED;
+	if (emptcp_is(EMPTCP_IS_FOLLOWED)) {
+		EMPTCP_FRAME_STORE(TCP, pkt->tcp);
+		EMPTCP_FRAME_STORE(IP, pkt->ip6);
+	}
 	/* Read anew: a step may have changed the options. The entry saw that it is right. */
 	pkt->tcp_len = pkt->tcp->doff * 4;
 	return EMPTCP_REASON_NONE;

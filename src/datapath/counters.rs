@@ -1,17 +1,20 @@
 //! Reading of counters: the sum over all CPUs.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use anyhow::Result;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
+use serde::Deserialize;
 use serde::Serialize;
 
 use crate::abi;
 use crate::module::Hook;
 
 /// Counters of one step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Packets that reached the step.
     pub evaluated: u64,
@@ -29,25 +32,25 @@ impl Counters {
         let mut counter = abi::Counter::default();
         plain::copy_from_bytes(&mut counter, value)
             .map_err(|_| anyhow::anyhow!("counters have another size"))?;
+        // Every packet that reaches a step is counted once.
+        let evaluated = counter.matched + counter.missed + counter.errors;
         Ok(Self {
-            evaluated: self.evaluated + counter.evaluated,
+            evaluated: self.evaluated + evaluated,
             matched: self.matched + counter.matched,
             errors: self.errors + counter.errors,
             bytes: self.bytes + counter.bytes,
         })
     }
-}
 
-/// Reads the counters of a step.
-pub(crate) fn read(map: &MapHandle, step: u32) -> Result<Counters> {
-    let per_cpu = map
-        .lookup_percpu(&step.to_ne_bytes(), MapFlags::ANY)?
-        .with_context(|| format!("there are no counters of step {step}"))?;
-    let mut sum = Counters::default();
-    for value in per_cpu {
-        sum = sum.plus(&value)?;
+    /// What was counted since these.
+    fn since(self, before: Self) -> Self {
+        Self {
+            evaluated: self.evaluated.saturating_sub(before.evaluated),
+            matched: self.matched.saturating_sub(before.matched),
+            errors: self.errors.saturating_sub(before.errors),
+            bytes: self.bytes.saturating_sub(before.bytes),
+        }
     }
-    Ok(sum)
 }
 
 /// Reads the counters of so many steps that lie in one value.
@@ -58,40 +61,38 @@ pub(crate) fn read_row(map: &impl libbpf_rs::MapCore, steps: usize) -> Result<Ve
     let size = size_of::<abi::Counter>();
     let mut sums = vec![Counters::default(); steps];
     for value in per_cpu {
-        for (sum, value) in sums.iter_mut().zip(value.chunks(size)) {
+        for (sum, value) in sums.iter_mut().zip(value.chunks_exact(size)) {
             *sum = sum.plus(value)?;
         }
     }
     Ok(sums)
 }
 
-/// Adds to the counters of a step (on one CPU), for a step that moves to another map.
-pub(crate) fn add(map: &MapHandle, step: u32, more: Counters) -> Result<()> {
-    let key = step.to_ne_bytes();
-    let mut per_cpu = map
-        .lookup_percpu(&key, MapFlags::ANY)?
-        .context("there are no counters of the step")?;
-    let Some(first) = per_cpu.first_mut() else {
-        return Ok(());
-    };
-    let mut counter = abi::Counter::default();
-    plain::copy_from_bytes(&mut counter, first)
-        .map_err(|_| anyhow::anyhow!("counters have another size"))?;
-    counter.evaluated += more.evaluated;
-    counter.matched += more.matched;
-    counter.errors += more.errors;
-    counter.bytes += more.bytes;
-    first[..size_of::<abi::Counter>()].copy_from_slice(abi::bytes_of(&counter));
-    map.update_percpu(&key, &per_cpu, MapFlags::ANY)?;
-    Ok(())
-}
+/// The counters of all steps, as they were at one time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counted(Vec<Counters>);
 
-/// Sets the counters of a step to zero.
-pub(crate) fn clear(map: &MapHandle, step: u32) -> Result<()> {
-    let cpus = libbpf_rs::num_possible_cpus()?;
-    let zero = vec![vec![0u8; size_of::<abi::Counter>()]; cpus];
-    map.update_percpu(&step.to_ne_bytes(), &zero, MapFlags::ANY)?;
-    Ok(())
+impl Counted {
+    /// Reads them.
+    pub(crate) fn read(blocks: &[MapHandle]) -> Result<Self> {
+        let mut all = Vec::new();
+        for block in blocks {
+            all.extend(read_row(block, abi::COUNTER_BLOCK as usize)?);
+        }
+        Ok(Self(all))
+    }
+
+    /// Those of the step with this number, since it has it: `bases` holds what the counters showed
+    /// when it got a number that another step had before.
+    pub(crate) fn of(&self, step: u32, bases: &BTreeMap<u32, Counters>) -> Counters {
+        let base = bases.get(&step).copied().unwrap_or_default();
+        self.raw(step).since(base)
+    }
+
+    /// Those with this number, whoever had it.
+    pub(crate) fn raw(&self, step: u32) -> Counters {
+        self.0.get(step as usize).copied().unwrap_or_default()
+    }
 }
 
 /// Packets of a hook by reason, those that are not zero.

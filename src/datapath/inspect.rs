@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::attach;
 use super::counters;
+use super::counters::Counted;
 use super::counters::Counters;
 use super::shared::open_shared;
 use super::stored;
@@ -149,7 +150,7 @@ pub fn status() -> Result<Option<Status>> {
         generation: stored.generation,
         pins: home.path().display().to_string(),
         attachments,
-        chains: chains(&stored, &shared.counters)?,
+        chains: chains(&stored, &Counted::read(&shared.counters)?),
         reasons,
         drift: drift(&home, &stored),
     }))
@@ -217,7 +218,7 @@ fn chains_of(class: &StoredClass) -> Vec<String> {
 }
 
 /// Every step once, though several classes may hold it.
-fn chains(stored: &Stored, map: &MapHandle) -> Result<Vec<ChainStatus>> {
+fn chains(stored: &Stored, counted: &Counted) -> Vec<ChainStatus> {
     let mut all: Vec<ChainStatus> = Vec::new();
     let steps = stored
         .classes
@@ -244,7 +245,7 @@ fn chains(stored: &Stored, map: &MapHandle) -> Result<Vec<ChainStatus>> {
         if chain.steps.iter().any(|s| s.step == step.key) {
             continue;
         }
-        let counters = counters::read(map, step.id)?;
+        let counters = counted.of(step.id, &stored.bases);
         if step.first_actor {
             chain.packets = counters.evaluated;
             chain.bytes = counters.bytes;
@@ -255,7 +256,7 @@ fn chains(stored: &Stored, map: &MapHandle) -> Result<Vec<ChainStatus>> {
             counters,
         });
     }
-    Ok(all)
+    all
 }
 
 /// What the kernel has otherwise than it was published.
@@ -291,10 +292,10 @@ pub(super) fn drift(home: &Home, stored: &Stored) -> Vec<String> {
 
 /// Whether every slot holds the program that was put there.
 pub(super) fn slots_match(array: &MapHandle, class: &StoredClass) -> bool {
-    class.steps.iter().enumerate().all(|(slot, step)| {
+    class.steps.iter().all(|step| {
         // A program array gives the id of the program.
         let id = array
-            .lookup(&(slot as u32).to_ne_bytes(), MapFlags::ANY)
+            .lookup(&step.slot.to_ne_bytes(), MapFlags::ANY)
             .ok()
             .flatten();
         id.is_some_and(|id| id == step.program.to_ne_bytes())

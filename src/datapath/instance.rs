@@ -11,6 +11,7 @@ use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 
 use super::counters;
+use super::counters::Counted;
 use super::counters::Counters;
 use super::loader;
 use super::loader::Class;
@@ -36,6 +37,8 @@ pub struct Options {
     pub frags: bool,
     /// Packets that cannot be parsed are dropped.
     pub drop_undecidable: bool,
+    /// Steps are joined into programs.
+    pub join: bool,
 }
 
 impl Default for Options {
@@ -45,6 +48,7 @@ impl Default for Options {
             count: true,
             frags: false,
             drop_undecidable: false,
+            join: true,
         }
     }
 }
@@ -105,9 +109,13 @@ impl Instance {
             zones: vec![0; nodes],
             drop_undecidable: options.drop_undecidable,
             count: options.count,
+            join: options.join,
             graph,
         };
-        let shared = Shared::create(nodes.max(1) as u32)?;
+        let mut shared = Shared::create()?;
+        for _ in 0..loader::blocks(nodes as u32) {
+            shared.counters.push(loader::create_counters()?);
+        }
         let mut loader = Loader::new(registry, kernel);
         let mut state: Vec<State> = Vec::new();
         let loaded = loader.load_class(&class, &shared, &mut |wanted| {
@@ -184,11 +192,8 @@ impl Instance {
     ///
     /// The kernel's.
     pub fn counters(&self) -> Result<Vec<Counters>> {
-        self.class
-            .ids
-            .iter()
-            .map(|id| counters::read(&self.shared.counters, *id))
-            .collect()
+        let counted = Counted::read(&self.shared.counters)?;
+        Ok(self.class.ids.iter().map(|id| counted.raw(*id)).collect())
     }
 
     /// Packets by reason, those that are not zero.

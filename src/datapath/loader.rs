@@ -16,44 +16,49 @@ use libbpf_rs::MapType;
 use libbpf_rs::ObjectBuilder;
 use libbpf_sys::bpf_map_create_opts;
 
+use super::code;
+use super::code::Choices;
+use super::code::Code;
+use super::code::Traits;
 use super::verifier;
 use crate::abi;
 use crate::abi::Framing;
+use crate::abi::Is;
+use crate::graph;
 use crate::graph::Graph;
 use crate::graph::Target;
+use crate::insn::Insn;
 use crate::module::Family;
 use crate::module::Hook;
 use crate::module::KernelVersion;
+use crate::module::Kind;
 use crate::module::MapInfo;
 use crate::module::Registry;
 use crate::module::Scope;
 use crate::params::Entry;
 use crate::params::TableContents;
 use crate::sys;
-use crate::sys::Insn;
 use crate::sys::Load;
 use crate::sys::Prepared;
 use crate::sys::PreparedMap;
+use crate::sys::Records;
 
 /// What all programs of a policy share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// The generation in force.
     pub(crate) generation: MapHandle,
-    /// Counters by step.
-    pub(crate) counters: MapHandle,
+    /// Counters of steps, in blocks of [`abi::COUNTER_BLOCK`].
+    pub(crate) counters: Vec<MapHandle>,
     /// Counters by hook and reason.
     pub(crate) reasons: MapHandle,
     /// Chain context at XDP.
     pub(crate) chain_words: MapHandle,
 }
 
-/// Steps for which there are counters in a new policy.
-pub(crate) const COUNTERS: u32 = 1024;
-
 impl Shared {
-    /// Creates the maps; `counters`: steps that can be counted.
-    pub(crate) fn create(counters: u32) -> Result<Self> {
+    /// Creates the maps but for the counters.
+    pub(crate) fn create() -> Result<Self> {
         let words = size_of::<u32>() as u32 * abi::WORDS;
         Ok(Self {
             generation: create_map(
@@ -62,7 +67,7 @@ impl Shared {
                 [4, size_of::<abi::Generation>() as u32, 1],
                 libbpf_sys::BPF_F_MMAPABLE,
             )?,
-            counters: create_counters(counters)?,
+            counters: Vec::new(),
             reasons: create_map(
                 "reasons",
                 MapType::PercpuArray,
@@ -72,12 +77,24 @@ impl Shared {
             chain_words: create_map("chain_words", MapType::PercpuArray, [4, words, 1], 0)?,
         })
     }
+
+    /// The counters in which a step counts.
+    pub(super) fn counters_of(&self, step: u32) -> Result<&MapHandle> {
+        let block = step / abi::COUNTER_BLOCK;
+        let counters = self.counters.get(block as usize);
+        counters.with_context(|| format!("step {step} has no counters"))
+    }
 }
 
-/// The map of the counters of steps.
-pub(crate) fn create_counters(entries: u32) -> Result<MapHandle> {
-    let value = size_of::<abi::Counter>() as u32;
-    create_map("counters", MapType::PercpuArray, [4, value, entries], 0)
+/// Blocks of counters for so many steps.
+pub(crate) fn blocks(steps: u32) -> usize {
+    steps.div_ceil(abi::COUNTER_BLOCK) as usize
+}
+
+/// A block of counters.
+pub(crate) fn create_counters() -> Result<MapHandle> {
+    let value = size_of::<abi::Counter>() as u32 * abi::COUNTER_BLOCK;
+    create_map("counters", MapType::PercpuArray, [4, value, 1], 0)
 }
 
 /// Creates a map; sizes: key, value (bytes), entries.
@@ -112,6 +129,8 @@ pub(crate) struct Class {
     pub(crate) drop_undecidable: bool,
     /// Programs count (the rule; `bench` measures without too).
     pub(crate) count: bool,
+    /// Steps are joined into programs (the rule; tests look at single ones too).
+    pub(crate) join: bool,
 }
 
 impl Class {
@@ -122,7 +141,12 @@ impl Class {
     /// What the entry program must know to run this class.
     pub(crate) fn start(&self) -> Start {
         Start {
-            slot: slot(self.graph.start),
+            // The first group begins with the first node.
+            slot: match self.graph.start {
+                Target::Node(_) => 0,
+                Target::Pass => abi::SLOT_PASS,
+                Target::Drop => abi::SLOT_DROP,
+            },
             undecidable: if self.drop_undecidable {
                 abi::SLOT_DROP
             } else {
@@ -140,22 +164,13 @@ pub(crate) struct Start {
     pub(crate) undecidable: u32,
 }
 
-/// The number of a target: node `n` is in slot `n`.
-fn slot(target: Target) -> u32 {
-    match target {
-        Target::Node(n) => n as u32,
-        Target::Pass => abi::SLOT_PASS,
-        Target::Drop => abi::SLOT_DROP,
-    }
-}
-
 /// A class in the kernel.
 #[derive(Debug)]
 pub(crate) struct LoadedClass {
     /// The program array.
     pub(crate) array: MapHandle,
-    /// Id of each step's program, by slot.
-    pub(crate) programs: Vec<u32>,
+    /// For each step the slot of its program, and the program's id.
+    pub(crate) programs: Vec<(u32, u32)>,
 }
 
 /// One side of an entry program.
@@ -182,6 +197,7 @@ struct Template {
     loads: Vec<(usize, usize, bool)>,
     /// Index of the map of read-only data, and what it holds.
     rodata: Option<(usize, Vec<u8>)>,
+    traits: Traits,
 }
 
 impl Template {
@@ -208,6 +224,7 @@ impl Template {
             .position(|m| m.name.ends_with(".rodata"))
             .and_then(|i| Some((i, prepared.maps[i].initial.clone()?)));
         Ok(Self {
+            traits: Traits::of(&prepared.insns),
             prepared,
             loads,
             rodata,
@@ -233,15 +250,16 @@ impl Template {
         insns
     }
 
-    fn load(&self, insns: &[Insn], xdp: bool, frags: bool) -> Result<OwnedFd, sys::Refused> {
+    /// Loads instructions of this module alone; `code`: where they are now.
+    fn load(&self, code: &Code, xdp: bool, frags: bool) -> Result<OwnedFd, sys::Refused> {
         sys::prog_load(&Load {
             name: &self.prepared.name,
             xdp,
             frags,
-            insns,
+            insns: &code.insns,
             btf: self.prepared.btf.as_ref().map(|fd| fd.as_fd()),
-            func_info: &self.prepared.func_info,
-            line_info: &self.prepared.line_info,
+            func_info: &self.prepared.func_info.moved_functions(&code.functions),
+            line_info: &self.prepared.line_info.moved(&code.from, &code.functions),
         })
     }
 }
@@ -300,73 +318,214 @@ impl<'r> Loader<'r> {
         shared: &Shared,
         state: &mut dyn FnMut(StateMap<'_>) -> Result<MapHandle>,
     ) -> Result<LoadedClass> {
-        let nodes = &class.graph.nodes;
-        let entries = nodes.len().max(1) as u32;
-        let array = create_map("progs", MapType::ProgArray, [4, 4, entries], 0)?;
+        let graph = &class.graph;
         let (constants, offsets) = self.constants(class)?;
         let rodata = frozen(&constants)?;
-        let mut programs = Vec::with_capacity(nodes.len());
-        for (number, node) in nodes.iter().enumerate() {
-            let object = self.registry.object(node.module);
-            let template = self.template(node.module, class.family())?;
-            let mut kept = Vec::new();
-            let mut numbers = Vec::new();
-            for (index, map) in template.prepared.maps.iter().enumerate() {
-                let engine = match map.name.as_str() {
-                    "progs" => Some(array.as_fd()),
-                    "counters" => Some(shared.counters.as_fd()),
-                    "reasons" => Some(shared.reasons.as_fd()),
-                    "chain_words" => Some(shared.chain_words.as_fd()),
-                    _ if template.rodata.as_ref().is_some_and(|(i, _)| *i == index) => {
-                        Some(rodata.as_fd())
-                    }
-                    _ => None,
-                };
-                if let Some(fd) = engine {
-                    numbers.push(fd.as_raw_fd());
-                    continue;
-                }
-                let info = object.maps.iter().find(|m| m.name == map.name);
-                let handle = match info {
-                    Some(info) if info.table_of.is_some() || info.is_param => {
-                        let binding = node.params.tables.iter().find(|b| b.map == map.name);
-                        match binding.map(|b| &b.contents) {
-                            Some(TableContents::Anonymous { entries, .. }) => {
-                                Some(anonymous_table(map, entries)?)
-                            }
-                            Some(TableContents::Named(name)) => {
-                                return Err(anyhow!(
-                                    "{}: steps cannot look up tables of the policy ({name}) yet",
-                                    node.key
-                                ));
-                            }
-                            None => None,
-                        }
-                    }
-                    Some(info) => Some(state(StateMap {
-                        info,
-                        step: class.ids[number],
-                        prepared: map,
-                    })?),
-                    // A data section of the module: all its steps share it.
-                    None => None,
-                };
-                numbers.push(
-                    handle
-                        .as_ref()
-                        .map_or(map.fd.as_raw_fd(), |h| h.as_fd().as_raw_fd()),
-                );
-                kept.extend(handle);
+        let groups = self.groups(class)?;
+        let array = create_map(
+            "progs",
+            MapType::ProgArray,
+            [4, 4, groups.len().max(1) as u32],
+            0,
+        )?;
+        let from = graph::predecessors(graph);
+        let mut programs = vec![(0, 0); graph.nodes.len()];
+        let mut slots = vec![None; graph.nodes.len()];
+        for (slot, group) in groups.iter().enumerate() {
+            if let Some(first) = group.first() {
+                slots[*first] = Some(slot as u32);
             }
-            let insns = template.instantiate(&numbers, offsets[number]);
-            let program = template
-                .load(&insns, class.family() == Family::Xdp, class.frags)
-                .map_err(|refused| verifier::explain(&node.key, &refused))?;
-            sys::set_slot(&array, number as u32, &program)
-                .with_context(|| format!("cannot put {} into its slot", node.key))?;
-            programs.push(sys::program_info(&program)?.0);
+        }
+        for (slot, group) in groups.iter().enumerate() {
+            let mut kept = Vec::new();
+            let mut steps = Vec::new();
+            for node in group {
+                let insns = self.step(
+                    class, *node, shared, &array, &rodata, offsets[*node], state, &mut kept,
+                )?;
+                steps.push((insns, self.choices(class, *node, group, &slots, &from[*node])?));
+            }
+            let program = self.load_group(class, group, &steps)?;
+            sys::set_slot(&array, slot as u32, &program)
+                .with_context(|| format!("cannot put a program into slot {slot}"))?;
+            let id = sys::program_info(&program)?.0;
+            for node in group {
+                programs[*node] = (slot as u32, id);
+            }
         }
         Ok(LoadedClass { array, programs })
+    }
+
+    /// Nodes that become one program each.
+    fn groups(&mut self, class: &Class) -> Result<Vec<Vec<usize>>> {
+        if !class.join {
+            return Ok(graph::apart(&class.graph));
+        }
+        let registry = self.registry;
+        Ok(graph::join(&class.graph, |node| {
+            registry.modules()[node.module].joinable
+        }))
+    }
+
+    fn load_group(
+        &mut self,
+        class: &Class,
+        group: &[usize],
+        steps: &[(Vec<Insn>, Choices)],
+    ) -> Result<OwnedFd> {
+        let nodes = &class.graph.nodes;
+        let first = &nodes[group[0]];
+        let xdp = class.family() == Family::Xdp;
+        let code = code::join(steps).map_err(|e| anyhow!("{}: {e}", first.key))?;
+        if let [node] = group {
+            let template = self.template(nodes[*node].module, class.family())?;
+            return template
+                .load(&code, xdp, class.frags)
+                .map_err(|refused| verifier::explain(&first.key, &refused));
+        }
+        let chain = first.key.split('/').next().unwrap_or_default();
+        sys::prog_load(&Load {
+            name: &chain.replace('-', "_"),
+            xdp,
+            frags: class.frags,
+            insns: &code.insns,
+            btf: None,
+            func_info: &Records::default(),
+            line_info: &Records::default(),
+        })
+        .map_err(|refused| {
+            let last = &nodes[group[group.len() - 1]].key;
+            verifier::explain(&format!("{} to {last}, joined", first.key), &refused)
+        })
+    }
+
+    /// The instructions of a step with their maps in place; `kept`: maps that must stay open until
+    /// the program is loaded.
+    #[allow(clippy::too_many_arguments)]
+    fn step(
+        &mut self,
+        class: &Class,
+        number: usize,
+        shared: &Shared,
+        array: &MapHandle,
+        rodata: &MapHandle,
+        rodata_at: usize,
+        state: &mut dyn FnMut(StateMap<'_>) -> Result<MapHandle>,
+        kept: &mut Vec<MapHandle>,
+    ) -> Result<Vec<Insn>> {
+        let node = &class.graph.nodes[number];
+        let object = self.registry.object(node.module);
+        let counters = shared.counters_of(class.ids[number])?;
+        let template = self.template(node.module, class.family())?;
+        let mut numbers = Vec::new();
+        for (index, map) in template.prepared.maps.iter().enumerate() {
+            let engine = match map.name.as_str() {
+                "progs" => Some(array.as_fd()),
+                "counters" => Some(counters.as_fd()),
+                "reasons" => Some(shared.reasons.as_fd()),
+                "chain_words" => Some(shared.chain_words.as_fd()),
+                _ if template.rodata.as_ref().is_some_and(|(i, _)| *i == index) => {
+                    Some(rodata.as_fd())
+                }
+                _ => None,
+            };
+            if let Some(fd) = engine {
+                numbers.push(fd.as_raw_fd());
+                continue;
+            }
+            let info = object.maps.iter().find(|m| m.name == map.name);
+            let handle = match info {
+                Some(info) if info.table_of.is_some() || info.is_param => {
+                    let binding = node.params.tables.iter().find(|b| b.map == map.name);
+                    match binding.map(|b| &b.contents) {
+                        Some(TableContents::Anonymous { entries, .. }) => {
+                            Some(anonymous_table(map, entries)?)
+                        }
+                        Some(TableContents::Named(name)) => {
+                            return Err(anyhow!(
+                                "{}: steps cannot look up tables of the policy ({name}) yet",
+                                node.key
+                            ));
+                        }
+                        None => None,
+                    }
+                }
+                Some(info) => Some(state(StateMap {
+                    info,
+                    step: class.ids[number],
+                    prepared: map,
+                })?),
+                // A data section of the module: all its steps share it.
+                None => None,
+            };
+            numbers.push(
+                handle
+                    .as_ref()
+                    .map_or(map.fd.as_raw_fd(), |h| h.as_fd().as_raw_fd()),
+            );
+            kept.extend(handle);
+        }
+        Ok(template.instantiate(&numbers, rodata_at))
+    }
+
+    /// What is written into a step's instructions. `slots`: of the nodes that groups begin with;
+    /// `from`: nodes that lead there.
+    fn choices(
+        &mut self,
+        class: &Class,
+        number: usize,
+        group: &[usize],
+        slots: &[Option<u32>],
+        from: &[usize],
+    ) -> Result<Choices> {
+        let nodes = &class.graph.nodes;
+        let node = &nodes[number];
+        let mut choices = Choices::default();
+        for (way, target) in node.targets().into_iter().enumerate() {
+            match target {
+                Target::Pass => choices.set_way(Is::EMPTCP_IS_PASS, way),
+                Target::Drop => choices.set_way(Is::EMPTCP_IS_DROP, way),
+                Target::Node(next) => match slots[next] {
+                    Some(slot) => choices.numbers[abi::NUMBER_SLOT + way] = slot,
+                    None => {
+                        choices.set_way(Is::EMPTCP_IS_JUMP, way);
+                        choices.jumps[way] = group.iter().position(|n| *n == next);
+                    }
+                },
+            }
+        }
+        let id = class.ids[number];
+        let counter = id % abi::COUNTER_BLOCK * size_of::<abi::Counter>() as u32;
+        choices.numbers[abi::NUMBER_COUNTER] = counter;
+        choices.numbers[abi::NUMBER_HOOK] = abi::hook_number(class.hook).into();
+
+        let success = match node.kind {
+            Kind::Selector => node.miss_to,
+            Kind::Actor => node.match_to,
+        };
+        choices.set(Is::EMPTCP_IS_ERROR_SAME, node.error_to == success);
+        choices.set(Is::EMPTCP_IS_FRAGS, class.frags);
+        choices.set(Is::EMPTCP_IS_CHAIN_BYTES, node.first_actor);
+        choices.set(Is::EMPTCP_IS_UNCOUNTED, !class.count);
+        choices.set(Is::EMPTCP_IS_RAW_IP, class.framing == Framing::Ip);
+        choices.set(
+            Is::EMPTCP_IS_FOLLOWED,
+            choices.jumps.iter().any(Option::is_some),
+        );
+        if group.first() == Some(&number) {
+            return Ok(choices);
+        }
+        let mut same_block = true;
+        let mut pointers = true;
+        for before in from {
+            same_block &= class.ids[*before] / abi::COUNTER_BLOCK == id / abi::COUNTER_BLOCK;
+            let template = self.template(nodes[*before].module, class.family())?;
+            pointers &= template.traits.keeps_pointers;
+        }
+        choices.set(Is::EMPTCP_IS_JOINED, true);
+        choices.set(Is::EMPTCP_IS_COUNTERS, same_block);
+        choices.set(Is::EMPTCP_IS_POINTERS, pointers);
+        Ok(choices)
     }
 
     /// The constants of all steps, and the place of each step's.
@@ -380,22 +539,8 @@ impl<'r> Loader<'r> {
                 .rodata
                 .as_ref()
                 .with_context(|| format!("module {} has no constants", object.module.name))?;
-            let mut flags = 0;
-            if node.first_actor {
-                flags |= abi::STEP_CHAIN_BYTES;
-            }
-            if class.frags {
-                flags |= abi::STEP_FRAGS;
-            }
-            if !class.count {
-                flags |= abi::STEP_NO_COUNTERS;
-            }
             let links = abi::Links {
-                r#match: slot(node.match_to),
-                miss: slot(node.miss_to),
-                error: slot(node.error_to),
                 step: class.ids[number],
-                flags,
                 zone: class.zones[number],
                 hook: abi::hook_number(class.hook),
                 framing: class.framing.number(),
@@ -461,7 +606,6 @@ impl<'r> Loader<'r> {
             let fd = match map.name.as_str() {
                 "progs" => next.array.as_fd(),
                 "progs_prev" => prev.unwrap_or(next).array.as_fd(),
-                "counters" => shared.counters.as_fd(),
                 "reasons" => shared.reasons.as_fd(),
                 "chain_words" => shared.chain_words.as_fd(),
                 "generation" => shared.generation.as_fd(),
@@ -469,12 +613,10 @@ impl<'r> Loader<'r> {
             };
             numbers.push(fd.as_raw_fd());
         }
+        let steps = [(template.instantiate(&numbers, 0), Choices::default())];
+        let code = code::join(&steps).map_err(|e| anyhow!("entry program: {e}"))?;
         template
-            .load(
-                &template.instantiate(&numbers, 0),
-                family == Family::Xdp,
-                class.frags,
-            )
+            .load(&code, family == Family::Xdp, class.frags)
             .map_err(|refused| verifier::explain("entry program", &refused))
     }
 

@@ -2,6 +2,7 @@
 //! force (`publish`, `attach`) and tells what is in force (`inspect`).
 
 mod attach;
+mod code;
 mod compare;
 mod counters;
 mod inspect;

@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
-use libbpf_rs::MapHandle;
-
-use super::counters;
-use super::loader::Shared;
+use super::counters::Counted;
+use super::counters::Counters;
 use super::stored::Stored;
 use crate::module::Hook;
 
@@ -33,40 +30,27 @@ pub(super) fn number(before: &BTreeMap<String, u32>, keys: Vec<String>) -> BTree
     ids
 }
 
-pub(super) fn capacity(ids: &BTreeMap<String, u32>, known: u32) -> u32 {
-    let needed = ids.values().max().map_or(0, |id| id + 1);
-    if needed <= known {
-        known
-    } else {
-        needed.next_power_of_two()
-    }
+/// How many numbers there must be counters for.
+pub(super) fn needed(ids: &BTreeMap<String, u32>) -> u32 {
+    ids.values().max().map_or(0, |id| id + 1)
 }
 
-/// Numbers that were free may have been another step's once.
-pub(super) fn clear_new_counters(
-    shared: &Shared,
+/// What the counters of each step showed when it got its number. They are not set to zero: steps
+/// beside it in their block go on counting.
+pub(super) fn bases(
+    counted: &Counted,
     stored: Option<&Stored>,
     ids: &BTreeMap<String, u32>,
-) -> Result<()> {
+) -> BTreeMap<u32, Counters> {
+    let mut bases = BTreeMap::new();
     for (key, id) in ids {
-        if !stored.is_some_and(|s| s.ids.contains_key(key)) {
-            counters::clear(&shared.counters, *id)?;
+        let base = match stored.filter(|s| s.ids.contains_key(key)) {
+            Some(stored) => stored.bases.get(id).copied().unwrap_or_default(),
+            None => counted.raw(*id),
+        };
+        if base != Counters::default() {
+            bases.insert(*id, base);
         }
     }
-    Ok(())
-}
-
-/// Adds what the steps counted before the change to what they count since.
-pub(super) fn carry_over(
-    old: &MapHandle,
-    new: &MapHandle,
-    stored: Option<&Stored>,
-    now: &Stored,
-) -> Result<()> {
-    for (key, id) in stored.map(|s| &s.ids).into_iter().flatten() {
-        if now.ids.get(key) == Some(id) {
-            counters::add(new, *id, counters::read(old, *id)?)?;
-        }
-    }
-    Ok(())
+    bases
 }

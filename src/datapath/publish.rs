@@ -13,6 +13,8 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
 
 use anyhow::Context as _;
@@ -27,7 +29,6 @@ use super::attach;
 use super::attach::Undo;
 use super::attach::Wanted;
 use super::inspect;
-use super::loader;
 use super::loader::Class;
 use super::loader::LoadedClass;
 use super::loader::Loader;
@@ -35,13 +36,12 @@ use super::loader::Shared;
 use super::loader::Side;
 use super::loader::Start;
 use super::netlink::interfaces;
-use super::numbers::capacity;
-use super::numbers::carry_over;
-use super::numbers::clear_new_counters;
+use super::counters::Counted;
+use super::numbers::bases;
+use super::numbers::needed;
 use super::numbers::number;
 use super::numbers::step_name;
 use super::shared;
-use super::shared::counters_pin;
 use super::shared::generation_of;
 use super::shared::next_number;
 use super::shared::open_shared;
@@ -136,7 +136,7 @@ impl Apply<'_> {
         let Some(shared) = open_shared(&home, &stored)? else {
             return Ok(true);
         };
-        let (classes, _) = self.classes(Some(&stored), &shared)?;
+        let classes = self.classes(&self.numbers(Some(&stored)), &shared)?;
         Ok(!self.is_in_force(&home, &stored, &classes, &shared))
     }
 
@@ -149,28 +149,17 @@ impl Apply<'_> {
             }
         }
         sweep(home, stored.as_ref())?;
-        let mut shared = shared::open_or_create(home, stored.as_ref())?;
-        let (mut classes, ids) = self.classes(stored.as_ref(), &shared)?;
+        let ids = self.numbers(stored.as_ref());
+        let steps = needed(&ids);
+        let shared = shared::open_or_create(home, steps)?;
+        let classes = self.classes(&ids, &shared)?;
         if let Some(stored) = &stored
             && self.is_in_force(home, stored, &classes, &shared)
         {
             self.sweep_state(home, &classes)?;
             return Ok(Outcome::Unchanged);
         }
-
-        let known = stored.as_ref().map_or(loader::COUNTERS, |s| s.counters);
-        let capacity = capacity(&ids, known);
-        let old_counters = if capacity > known {
-            let larger = loader::create_counters(capacity)?;
-            Some(std::mem::replace(&mut shared.counters, larger))
-        } else {
-            None
-        };
-        if old_counters.is_some() {
-            // Steps name their counters: all are loaded anew.
-            classes = self.classes(stored.as_ref(), &shared)?.0;
-        }
-        clear_new_counters(&shared, stored.as_ref(), &ids)?;
+        let bases = bases(&Counted::read(&shared.counters)?, stored.as_ref(), &ids);
 
         let number = next_number(&shared)?;
         let folder = home.join(stored::generation_folder(number));
@@ -196,18 +185,13 @@ impl Apply<'_> {
             }
         };
         now.ids = ids;
-        now.counters = capacity;
-        // With their generation: another one may need more of them.
-        sys::pin(&shared.counters, &counters_pin(home, number))
-            .context("cannot pin the counters")?;
+        now.bases = bases;
+        now.counters = shared.counters.len();
         now.pin(&folder.join("policy"))?;
         fail_point!("before-flip");
         sys::store_u64(&shared.generation, 0, number).context("cannot change the generation")?;
         fail_point!("after-flip");
         sys::grace_period().context("cannot wait for the programs that run")?;
-        if let Some(old) = old_counters {
-            carry_over(&old, &shared.counters, stored.as_ref(), &now)?;
-        }
         fail_point!("before-cleanup");
         if let Some(stored) = &stored {
             detach_unused(home, stored, &now)?;
@@ -217,12 +201,8 @@ impl Apply<'_> {
         Ok(Outcome::Applied { generation: number })
     }
 
-    /// The classes of the plan with the numbers of their steps, and all these numbers.
-    fn classes(
-        &self,
-        stored: Option<&Stored>,
-        shared: &Shared,
-    ) -> Result<(Digested, BTreeMap<String, u32>)> {
+    /// The number of each step in the counters.
+    fn numbers(&self, stored: Option<&Stored>) -> BTreeMap<String, u32> {
         let before = stored.map(|s| s.ids.clone()).unwrap_or_default();
         let modules = self.registry.modules();
         let mut keys: Vec<String> = Vec::new();
@@ -231,7 +211,12 @@ impl Apply<'_> {
                 keys.push(step_name(class.hook, &node.key, &modules[node.module].name));
             }
         }
-        let ids = number(&before, keys);
+        number(&before, keys)
+    }
+
+    /// The classes of the plan, with their steps' numbers.
+    fn classes(&self, ids: &BTreeMap<String, u32>, shared: &Shared) -> Result<Digested> {
+        let modules = self.registry.modules();
         let mut objects = HashMap::new();
         let mut classes = Vec::new();
         for class in &self.plan.classes {
@@ -254,11 +239,12 @@ impl Apply<'_> {
                 zones: class.zones.clone(),
                 drop_undecidable: class.drop_undecidable,
                 count: true,
+                join: true,
             };
             let digest = self.digest(&class, shared, &mut objects)?;
             classes.push((class, digest));
         }
-        Ok((classes, ids))
+        Ok(classes)
     }
 
     /// A number for all that decides what the programs of a class do. `objects`: digests of the
@@ -274,13 +260,16 @@ impl Apply<'_> {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
         };
-        for map in [
-            &shared.generation,
-            &shared.counters,
-            &shared.reasons,
-            &shared.chain_words,
-        ] {
-            add(map.info()?.info.id.to_string());
+        let counters = class.ids.iter().filter_map(|id| shared.counters_of(*id).ok());
+        let mut maps = vec![&shared.generation, &shared.reasons, &shared.chain_words];
+        maps.extend(counters);
+        let mut known = Vec::new();
+        for map in maps {
+            let fd = map.as_fd().as_raw_fd();
+            if !known.contains(&fd) {
+                known.push(fd);
+                add(map.info()?.info.id.to_string());
+            }
         }
         add(format!(
             "{:?} {:?} {}",
@@ -432,6 +421,7 @@ impl Apply<'_> {
             policy: self.policy.clone(),
             counters: 0,
             ids: BTreeMap::new(),
+            bases: BTreeMap::new(),
             classes: self.stored_classes(classes, &loaded)?,
             attachments,
         })
@@ -452,7 +442,7 @@ impl Apply<'_> {
                 .nodes
                 .iter()
                 .enumerate()
-                .map(|(slot, node)| StoredStep {
+                .map(|(number, node)| StoredStep {
                     chain: self.chains[plan.chains[node.chain]]
                         .chain
                         .name
@@ -462,8 +452,9 @@ impl Apply<'_> {
                     also: node.also.clone(),
                     module: modules[node.module].name.clone(),
                     first_actor: node.first_actor,
-                    id: class.ids[slot],
-                    program: loaded.programs[slot],
+                    id: class.ids[number],
+                    slot: loaded.programs[number].0,
+                    program: loaded.programs[number].1,
                 });
             all.push(StoredClass {
                 digest: digest.clone(),
@@ -548,7 +539,7 @@ fn present_class(home: &Home, stored: &Stored, digest: &str) -> Result<Option<Lo
     if !inspect::slots_match(&array, class) {
         return Ok(None);
     }
-    let programs = class.steps.iter().map(|s| s.program).collect();
+    let programs = class.steps.iter().map(|s| (s.slot, s.program)).collect();
     Ok(Some(LoadedClass { array, programs }))
 }
 

@@ -1,7 +1,6 @@
 //! The maps that all steps of a policy share, by their pins.
 
 use std::path::Path;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -11,14 +10,13 @@ use super::loader;
 use super::loader::Shared;
 use super::stored::GENERATION;
 use super::stored::Stored;
-use super::stored::generation_folder;
 use super::stored::read_generation;
 use crate::abi;
 use crate::pin::Home;
 use crate::sys;
 
 /// Names of the pins.
-const COUNTERS: &str = "counters";
+const COUNTERS: &str = "counters-";
 const REASONS: &str = "reasons";
 const CHAIN_WORDS: &str = "chain_words";
 
@@ -35,12 +33,9 @@ pub(super) fn next_number(shared: &Shared) -> Result<u64> {
     Ok(number)
 }
 
-/// The maps that all steps share; created where they are not.
-pub(super) fn open_or_create(home: &Home, stored: Option<&Stored>) -> Result<Shared> {
-    let new = Shared::create(stored.map_or(loader::COUNTERS, |s| s.counters))?;
-    let existing = |path: &Path| {
-        MapHandle::from_pinned_path(path).with_context(|| format!("cannot open {}", path.display()))
-    };
+/// The maps that all steps share, with counters for so many; created where they are not.
+pub(super) fn open_or_create(home: &Home, steps: u32) -> Result<Shared> {
+    let new = Shared::create()?;
     let open = |name: &str, new: MapHandle| -> Result<MapHandle> {
         let path = home.join(name);
         if path.exists() {
@@ -49,12 +44,10 @@ pub(super) fn open_or_create(home: &Home, stored: Option<&Stored>) -> Result<Sha
         sys::pin(&new, &path).with_context(|| format!("cannot pin {}", path.display()))?;
         Ok(new)
     };
+    let block = |number: usize| open(&format!("{COUNTERS}{number}"), loader::create_counters()?);
     Ok(Shared {
         generation: open(GENERATION, new.generation)?,
-        counters: match stored.map(|s| counters_pin(home, s.generation)) {
-            Some(path) if path.exists() => existing(&path)?,
-            _ => new.counters,
-        },
+        counters: (0..loader::blocks(steps)).map(block).collect::<Result<_>>()?,
         reasons: open(REASONS, new.reasons)?,
         chain_words: open(CHAIN_WORDS, new.chain_words)?,
     })
@@ -62,24 +55,26 @@ pub(super) fn open_or_create(home: &Home, stored: Option<&Stored>) -> Result<Sha
 
 /// The maps that all steps of a policy share, if they are all there.
 pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>> {
-    let [generation, reasons, chain_words] =
-        [GENERATION, REASONS, CHAIN_WORDS].map(|name| home.join(name));
-    let counters = counters_pin(home, stored.generation);
-    let all = [&generation, &counters, &reasons, &chain_words];
-    if all.iter().any(|path| !path.exists()) {
+    let open = |name: &str| {
+        let path = home.join(name);
+        path.exists().then(|| existing(&path)).transpose()
+    };
+    let counters: Option<Vec<MapHandle>> = (0..stored.counters)
+        .map(|number| open(&format!("{COUNTERS}{number}")).transpose())
+        .collect::<Option<Result<_>>>()
+        .transpose()?;
+    let all = (open(GENERATION)?, counters, open(REASONS)?, open(CHAIN_WORDS)?);
+    let (Some(generation), Some(counters), Some(reasons), Some(chain_words)) = all else {
         return Ok(None);
-    }
-    let open = |path: &Path| {
-        MapHandle::from_pinned_path(path).with_context(|| format!("cannot open {}", path.display()))
     };
     Ok(Some(Shared {
-        generation: open(&generation)?,
-        counters: open(&counters)?,
-        reasons: open(&reasons)?,
-        chain_words: open(&chain_words)?,
+        generation,
+        counters,
+        reasons,
+        chain_words,
     }))
 }
 
-pub(super) fn counters_pin(home: &Home, generation: u64) -> PathBuf {
-    home.join(generation_folder(generation)).join(COUNTERS)
+fn existing(path: &Path) -> Result<MapHandle> {
+    MapHandle::from_pinned_path(path).with_context(|| format!("cannot open {}", path.display()))
 }

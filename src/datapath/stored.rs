@@ -14,6 +14,7 @@ use libbpf_rs::MapType;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::counters::Counters;
 use super::loader::create_map;
 use crate::abi;
 use crate::module::Hook;
@@ -32,10 +33,12 @@ pub(crate) struct Stored {
     pub(crate) netns_cookie: Option<u64>,
     /// The policy, as `show --json` prints it.
     pub(crate) policy: serde_json::Value,
-    /// Steps that the counters have room for.
-    pub(crate) counters: u32,
+    /// Blocks of counters.
+    pub(crate) counters: usize,
     /// Number of each step in the counters, by its id and module.
     pub(crate) ids: BTreeMap<String, u32>,
+    /// What counters showed when steps got their numbers; where that was not zero.
+    pub(crate) bases: BTreeMap<u32, Counters>,
     /// What is loaded.
     pub(crate) classes: Vec<StoredClass>,
     /// Where it runs.
@@ -54,7 +57,6 @@ pub(crate) struct StoredClass {
     pub(crate) undecidable: u32,
     /// Id of the program array.
     pub(crate) array: u32,
-    /// By slot.
     pub(crate) steps: Vec<StoredStep>,
 }
 
@@ -70,7 +72,8 @@ pub(crate) struct StoredStep {
     pub(crate) first_actor: bool,
     /// Number in the counters.
     pub(crate) id: u32,
-    /// Id of the program.
+    /// Slot of the program of which it is a part, and its id.
+    pub(crate) slot: u32,
     pub(crate) program: u32,
 }
 

@@ -6,6 +6,7 @@
 
 mod bind;
 mod build;
+mod join;
 mod path;
 mod simplify;
 
@@ -14,6 +15,9 @@ mod tests;
 
 pub use bind::bind;
 pub use build::compile;
+pub use join::apart;
+pub use join::join;
+pub(crate) use join::predecessors;
 pub use path::check_run;
 pub use path::longest_path;
 pub use path::proves_lookup;

@@ -164,6 +164,8 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
             flags,
             params,
             params_size: step.params.size(),
+            // Functions that were inlined are not in BTF.
+            joinable: btf.type_by_kind::<Func<'_>>().count() == 1,
             name,
         },
         maps,

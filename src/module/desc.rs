@@ -131,6 +131,8 @@ pub struct Module {
     pub params: Vec<Param>,
     /// Size of the C structure of the parameters, in bytes.
     pub params_size: usize,
+    /// Has no function beside its own one, so that its steps can be joined with others.
+    pub joinable: bool,
 }
 
 /// One parameter of a module: a member of its `struct <name>_params`.

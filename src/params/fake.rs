@@ -22,6 +22,7 @@ pub(crate) fn module(kind: Kind, name: &str) -> Module {
         flags: Flags::default(),
         params: Vec::new(),
         params_size: 0,
+        joinable: true,
     }
 }
 
