@@ -31,16 +31,25 @@ struct {
 	__uint(max_entries, 1);
 } progs_prev SEC(".maps");
 
-/** Goes to a slot, which the verifier knows: one of the three ways is left. */
-static __always_inline int entry_end(struct emptcp_ctx *ctx, void *array, __u32 slot, __u32 hook)
+/** Begins the run; the verifier knows the slot, so that one of the three ways is left. */
+static __always_inline int entry_start(struct emptcp_ctx *ctx, void *array,
+				       const struct emptcp_entry_side *side, __u32 hook)
 {
-	if (slot == EMPTCP_SLOT_PASS)
+	if (side->start == EMPTCP_SLOT_PASS)
 		return CTX_PASS;
-	if (slot == EMPTCP_SLOT_DROP)
+	if (side->start == EMPTCP_SLOT_DROP)
 		return CTX_DROP;
-	EMPTCP_TAIL_CALL(ctx, array, slot);
+	EMPTCP_TAIL_CALL(ctx, array, side->start);
 	emptcp_count_reason(hook, EMPTCP_REASON_TAIL_CALL);
 	return CTX_PASS;
+}
+
+/** Counts a packet that cannot be parsed; its verdict. */
+static __always_inline int entry_undecidable(const struct emptcp_entry_side *side, __u32 hook,
+					     __u32 reason)
+{
+	emptcp_count_reason(hook, reason);
+	return side->undecidable == EMPTCP_SLOT_DROP ? CTX_DROP : CTX_PASS;
 }
 
 /* Into BTF with the enums that the loader takes its numbers and names from. */
@@ -94,18 +103,14 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 			ctx_set_word(ctx, i, 0);
 	}
 	if (current == e->next.generation) {
-		if (reason) {
-			emptcp_count_reason(e->hook, reason);
-			return entry_end(ctx, &progs, e->next.undecidable, e->hook);
-		}
-		return entry_end(ctx, &progs, e->next.start, e->hook);
+		if (reason)
+			return entry_undecidable(&e->next, e->hook, reason);
+		return entry_start(ctx, &progs, &e->next, e->hook);
 	}
 	if (current == e->prev.generation) {
-		if (reason) {
-			emptcp_count_reason(e->hook, reason);
-			return entry_end(ctx, &progs_prev, e->prev.undecidable, e->hook);
-		}
-		return entry_end(ctx, &progs_prev, e->prev.start, e->hook);
+		if (reason)
+			return entry_undecidable(&e->prev, e->hook, reason);
+		return entry_start(ctx, &progs_prev, &e->prev, e->hook);
 	}
 	return CTX_PASS;
 }

@@ -24,15 +24,15 @@ pub(crate) use self::entry_tc::types::emptcp_counter as Counter;
 use self::entry_tc::types::emptcp_counters;
 pub(crate) use self::entry_tc::types::emptcp_entry as Entry;
 pub(crate) use self::entry_tc::types::emptcp_entry_side as EntrySide;
+use self::entry_tc::types::emptcp_frame;
 use self::entry_tc::types::emptcp_framing;
 pub(crate) use self::entry_tc::types::emptcp_generation as Generation;
 use self::entry_tc::types::emptcp_hook;
-pub(crate) use self::entry_tc::types::emptcp_links as Links;
-use self::entry_tc::types::emptcp_reason;
 pub(crate) use self::entry_tc::types::emptcp_is as Is;
-use self::entry_tc::types::emptcp_frame;
+pub(crate) use self::entry_tc::types::emptcp_links as Links;
 use self::entry_tc::types::emptcp_mark;
 use self::entry_tc::types::emptcp_number;
+use self::entry_tc::types::emptcp_reason;
 use self::entry_tc::types::emptcp_slot;
 use self::entry_tc::types::emptcp_way;
 use self::entry_tc::types::emptcp_word;
@@ -59,11 +59,10 @@ pub(crate) const NUMBER_COUNTER: usize = emptcp_number::EMPTCP_NUMBER_COUNTER.0 
 /// Number: the hook.
 pub(crate) const NUMBER_HOOK: usize = emptcp_number::EMPTCP_NUMBER_HOOK.0 as usize;
 /// Offsets in the stack frame for what joined steps hand on: placeholders.
-pub(crate) const FRAME: std::ops::Range<i16> = emptcp_frame::EMPTCP_FRAME_COUNTERS.0 as i16
-    ..emptcp_frame::EMPTCP_FRAME_END.0 as i16;
+pub(crate) const FRAME: std::ops::Range<i16> =
+    emptcp_frame::EMPTCP_FRAME_COUNTERS.0 as i16..emptcp_frame::EMPTCP_FRAME_END.0 as i16;
 /// Steps whose counters lie in one map.
-pub(crate) const COUNTER_BLOCK: u32 =
-    (size_of::<emptcp_counters>() / size_of::<Counter>()) as u32;
+pub(crate) const COUNTER_BLOCK: u32 = (size_of::<emptcp_counters>() / size_of::<Counter>()) as u32;
 /// Words of the chain context.
 pub(crate) const WORDS: u32 = emptcp_word::EMPTCP_WORD_MAX.0;
 /// Reasons of each hook in the map of reasons.

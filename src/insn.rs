@@ -189,9 +189,7 @@ impl Insn {
             Leads::Always(_) if self.code() == JA32 => {
                 Some(self.with_imm(distance.try_into().ok()?))
             }
-            Leads::Always(_) | Leads::Maybe(_) => {
-                Some(self.with_offset(distance.try_into().ok()?))
-            }
+            Leads::Always(_) | Leads::Maybe(_) => Some(self.with_offset(distance.try_into().ok()?)),
         }
     }
 }

@@ -109,7 +109,7 @@ fn root_random_expressions_are_as_evaluated() {
     const CASES: u32 = 200;
     let registry = Registry::builtin().unwrap();
     let packets = prop::collection::vec((any::<bool>(), PORTS, PORTS, 0u8..4), 24);
-    let hooks = prop::sample::select(&Hook::ALL[..]);
+    let hooks = (prop::sample::select(&Hook::ALL[..]), any::<bool>());
     let config = Config {
         cases: CASES,
         failure_persistence: None,
@@ -118,44 +118,51 @@ fn root_random_expressions_are_as_evaluated() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let totals = std::cell::Cell::new((0u64, 0u64, 0usize, 0usize));
-    let result = runner.run(&(expressions(), packets, hooks), |(expr, packets, hook)| {
-        let select = expr.json();
-        let chain = json!({ "name": "t", "select": select, "act": [{ "accept": {} }] });
-        let mut loaded = Loaded::new(&registry, hook, &[chain], Options::default())
-            .map_err(TestCaseError::fail)?;
-        let actor = loaded
-            .nodes(0, emptcp::module::Kind::Actor)
-            .first()
-            .copied();
-        let (mut runs, mut matches, mut most, mut steps) = totals.get();
-        steps += expr.steps();
-        most = most.max(loaded.graph.nodes.len());
-        for (six, sport, dport, flags) in packets {
-            let mut tcp = Tcp::new(sport, dport);
-            tcp.flags = flags;
-            let family = Family::ALL[usize::from(six)];
-            let packet = Packet::new().tcp(tcp).build(family).unwrap().bytes;
-            let done = loaded.run(&packet, 0).map_err(TestCaseError::fail)?;
-            let matched = actor.map_or(0, |node| done.counters[node].matched);
-            let wanted = expr.matches(sport, dport, flags);
-            prop_assert_eq!(
-                matched,
-                u64::from(wanted),
-                "{} at {}: {} to {}, flags {:?}",
-                expr.json(),
-                hook,
-                sport,
-                dport,
-                self::flags(flags)
-            );
-            prop_assert!(done.reasons.is_empty(), "{:?}", done.reasons);
-            prop_assert_eq!(&done.run.packet, &packet);
-            runs += 1;
-            matches += matched;
-        }
-        totals.set((runs, matches, most, steps));
-        Ok(())
-    });
+    let result = runner.run(
+        &(expressions(), packets, hooks),
+        |(expr, packets, (hook, join))| {
+            let select = expr.json();
+            let chain = json!({ "name": "t", "select": select, "act": [{ "accept": {} }] });
+            let options = Options {
+                join,
+                ..Options::default()
+            };
+            let mut loaded =
+                Loaded::new(&registry, hook, &[chain], options).map_err(TestCaseError::fail)?;
+            let actor = loaded
+                .nodes(0, emptcp::module::Kind::Actor)
+                .first()
+                .copied();
+            let (mut runs, mut matches, mut most, mut steps) = totals.get();
+            steps += expr.steps();
+            most = most.max(loaded.graph.nodes.len());
+            for (six, sport, dport, flags) in packets {
+                let mut tcp = Tcp::new(sport, dport);
+                tcp.flags = flags;
+                let family = Family::ALL[usize::from(six)];
+                let packet = Packet::new().tcp(tcp).build(family).unwrap().bytes;
+                let done = loaded.run(&packet, 0).map_err(TestCaseError::fail)?;
+                let matched = actor.map_or(0, |node| done.counters[node].matched);
+                let wanted = expr.matches(sport, dport, flags);
+                prop_assert_eq!(
+                    matched,
+                    u64::from(wanted),
+                    "{} at {}: {} to {}, flags {:?}",
+                    expr.json(),
+                    hook,
+                    sport,
+                    dport,
+                    self::flags(flags)
+                );
+                prop_assert!(done.reasons.is_empty(), "{:?}", done.reasons);
+                prop_assert_eq!(&done.run.packet, &packet);
+                runs += 1;
+                matches += matched;
+            }
+            totals.set((runs, matches, most, steps));
+            Ok(())
+        },
+    );
     let (runs, matches, most, steps) = totals.get();
     println!(
         "{CASES} expressions of {steps} selectors, graphs of up to {most}: {matches} of {runs} packets match"

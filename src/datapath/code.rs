@@ -136,8 +136,7 @@ pub(super) fn join(steps: &[(Vec<Insn>, Choices)]) -> Result<Code, &'static str>
 
 fn frame_offset(insn: Insn) -> Option<i16> {
     let offset = insn.offset();
-    (insn.accesses_by(FRAME_POINTER) && abi::FRAME.contains(&offset))
-        .then_some(offset)
+    (insn.accesses_by(FRAME_POINTER) && abi::FRAME.contains(&offset)).then_some(offset)
 }
 
 /// Writes the choices into an instruction that is marked.

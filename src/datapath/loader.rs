@@ -341,9 +341,19 @@ impl<'r> Loader<'r> {
             let mut steps = Vec::new();
             for node in group {
                 let insns = self.step(
-                    class, *node, shared, &array, &rodata, offsets[*node], state, &mut kept,
+                    class,
+                    *node,
+                    shared,
+                    &array,
+                    &rodata,
+                    offsets[*node],
+                    state,
+                    &mut kept,
                 )?;
-                steps.push((insns, self.choices(class, *node, group, &slots, &from[*node])?));
+                steps.push((
+                    insns,
+                    self.choices(class, *node, group, &slots, &from[*node])?,
+                ));
             }
             let program = self.load_group(class, group, &steps)?;
             sys::set_slot(&array, slot as u32, &program)

@@ -28,6 +28,7 @@ use sha2::Sha256;
 use super::attach;
 use super::attach::Undo;
 use super::attach::Wanted;
+use super::counters::Counted;
 use super::inspect;
 use super::loader::Class;
 use super::loader::LoadedClass;
@@ -36,7 +37,6 @@ use super::loader::Shared;
 use super::loader::Side;
 use super::loader::Start;
 use super::netlink::interfaces;
-use super::counters::Counted;
 use super::numbers::bases;
 use super::numbers::needed;
 use super::numbers::number;
@@ -260,7 +260,10 @@ impl Apply<'_> {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
         };
-        let counters = class.ids.iter().filter_map(|id| shared.counters_of(*id).ok());
+        let counters = class
+            .ids
+            .iter()
+            .filter_map(|id| shared.counters_of(*id).ok());
         let mut maps = vec![&shared.generation, &shared.reasons, &shared.chain_words];
         maps.extend(counters);
         let mut known = Vec::new();

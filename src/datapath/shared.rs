@@ -47,7 +47,9 @@ pub(super) fn open_or_create(home: &Home, steps: u32) -> Result<Shared> {
     let block = |number: usize| open(&format!("{COUNTERS}{number}"), loader::create_counters()?);
     Ok(Shared {
         generation: open(GENERATION, new.generation)?,
-        counters: (0..loader::blocks(steps)).map(block).collect::<Result<_>>()?,
+        counters: (0..loader::blocks(steps))
+            .map(block)
+            .collect::<Result<_>>()?,
         reasons: open(REASONS, new.reasons)?,
         chain_words: open(CHAIN_WORDS, new.chain_words)?,
     })
@@ -63,7 +65,12 @@ pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>
         .map(|number| open(&format!("{COUNTERS}{number}")).transpose())
         .collect::<Option<Result<_>>>()
         .transpose()?;
-    let all = (open(GENERATION)?, counters, open(REASONS)?, open(CHAIN_WORDS)?);
+    let all = (
+        open(GENERATION)?,
+        counters,
+        open(REASONS)?,
+        open(CHAIN_WORDS)?,
+    );
     let (Some(generation), Some(counters), Some(reasons), Some(chain_words)) = all else {
         return Ok(None);
     };

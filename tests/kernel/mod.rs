@@ -168,9 +168,9 @@ impl Loaded {
     }
 }
 
-/// What the kernel knows of the steps' programs, by node.
-pub fn programs(instance: &Instance, nodes: usize) -> Vec<ProgramInfo> {
-    let ids: Vec<u32> = (0..nodes as u32)
+/// What the kernel knows of the programs in so many slots: by node, where steps are not joined.
+pub fn programs(instance: &Instance, slots: usize) -> Vec<ProgramInfo> {
+    let ids: Vec<u32> = (0..slots as u32)
         .map(|slot| {
             let id = instance.array().lookup(&slot.to_ne_bytes(), MapFlags::ANY);
             let id = id.unwrap().unwrap();
@@ -328,7 +328,7 @@ pub fn params(module: &Module) -> Value {
     params
 }
 
-/// The step with a node of its own for each way on.
+/// The step with a node of its own for each way on, each a program of its own.
 pub fn graph_of(registry: &Registry, module: &Module, hook: Hook) -> (Loaded, usize) {
     let step = json!({ module.name.as_str(): params(module) });
     let window = |bytes: u64| json!({ "set_recv_win": { "bytes": bytes, "wscale": 0 } });
@@ -342,7 +342,11 @@ pub fn graph_of(registry: &Registry, module: &Module, hook: Hook) -> (Loaded, us
     };
     chain["name"] = "tested".into();
     let behind = json!({ "name": "behind", "priority": 1, "act": [window(8000)] });
-    let loaded = Loaded::new(registry, hook, &[chain, behind], Options::default());
+    let options = Options {
+        join: false,
+        ..Options::default()
+    };
+    let loaded = Loaded::new(registry, hook, &[chain, behind], options);
     let loaded = loaded.unwrap_or_else(|e| panic!("{} at {hook}: {e}", module.name));
     let node = loaded.nodes(0, module.kind)[0];
     (loaded, node)

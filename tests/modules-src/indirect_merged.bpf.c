@@ -9,9 +9,9 @@ static __always_inline int indirect_merged_match(struct emptcp_ctx *ctx,
 						 const struct indirect_merged_params *p)
 {
 	if (pkt->tcp->syn)
-		bpf_tail_call(ctx, &progs, pkt->links->match);
+		bpf_tail_call(ctx, &progs, emptcp_number(EMPTCP_NUMBER_SLOT + EMPTCP_WAY_MATCH));
 	else
-		bpf_tail_call(ctx, &progs, pkt->links->miss);
+		bpf_tail_call(ctx, &progs, emptcp_number(EMPTCP_NUMBER_SLOT + EMPTCP_WAY_MISS));
 	return 0;
 }
 
