@@ -253,6 +253,8 @@ pub(crate) struct Load<'a> {
     pub(crate) btf: Option<BorrowedFd<'a>>,
     pub(crate) func_info: &'a Records,
     pub(crate) line_info: &'a Records,
+    /// Ask for the verifier's log where it refuses.
+    pub(crate) explain: bool,
 }
 
 /// The verifier said no.
@@ -266,7 +268,7 @@ pub(crate) struct Refused {
 /// Bytes of a verifier log: a smaller buffer makes loads of valid programs fail.
 const LOG_SIZE: usize = 16 << 20;
 
-/// Loads a program; a refused one is tried again for the verifier's log.
+/// Loads a program; a refused one is tried again for the verifier's log, if that is wanted.
 ///
 /// # Errors
 ///
@@ -274,6 +276,10 @@ const LOG_SIZE: usize = 16 << 20;
 pub(crate) fn prog_load(load: &Load<'_>) -> Result<OwnedFd, Refused> {
     match try_load(load, None) {
         Ok(fd) => Ok(fd),
+        Err(error) if !load.explain => Err(Refused {
+            error,
+            log: String::new(),
+        }),
         Err(first) => {
             let mut log = vec![0u8; LOG_SIZE];
             match try_load(load, Some(&mut log)) {

@@ -9,10 +9,14 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use emptcp::datapath::Options;
+use emptcp::datapath::Verdict;
 use emptcp::graph::Target;
 use emptcp::module::Hook;
 use emptcp::module::Kind;
 use emptcp::module::Registry;
+use emptcp_test::hosts::Family;
+use emptcp_test::packet::Packet;
+use emptcp_test::packet::Tcp;
 use kernel::Loaded;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::query::ProgramInfo;
@@ -184,7 +188,24 @@ fn root_joined_steps_are_few_programs_with_direct_jumps() {
     }
 }
 
-/// The test above can fail: with what it looks for in front of it, it finds it.
+#[test]
+fn root_steps_that_cannot_be_joined_are_programs_of_their_own() {
+    let registry = kernel::registry_with(&["deep"]);
+    let select = json!({ "all": [{ "deep": {} }, { "tcp": { "flags": ["ack"] } }] });
+    let chain = json!({ "name": "deep", "select": select, "act": [{ "drop": {} }] });
+    for hook in [Hook::Xdp, Hook::TcIngress] {
+        let chains = [chain.clone()];
+        let mut loaded = Loaded::new(&registry, hook, &chains, Options::default()).unwrap();
+        assert_eq!(loaded.instance.array().max_entries(), 3, "{hook}");
+        let mut tcp = Tcp::new(1, 2);
+        tcp.flags = 0x10;
+        let packet = Packet::new().tcp(tcp).build(Family::ALL[0]).unwrap().bytes;
+        let done = loaded.run(&packet, 0).unwrap();
+        assert_eq!(done.verdict, Verdict::Drop, "{hook}: {done:?}");
+    }
+}
+
+/// What looks for indirect tail calls finds them where they are.
 #[test]
 fn root_control_indirect_tail_calls_are_found() {
     if let Some(why) = cannot_judge() {

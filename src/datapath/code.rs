@@ -24,8 +24,6 @@ const KEEP_POINTERS: [i32; 13] = [1, 2, 3, 5, 7, 8, 12, 34, 125, 131, 132, 133, 
 pub(super) struct Traits {
     /// No instruction makes pointers into the packet void.
     pub(super) keeps_pointers: bool,
-    /// Calls functions of its own.
-    pub(super) calls_functions: bool,
     /// Lowest byte of the stack that it may use, below the frame pointer: 0 or negative.
     stack: i16,
 }
@@ -43,7 +41,7 @@ impl Traits {
                 traits.keeps_pointers = false;
             }
             if matches!(insn.leads(), Leads::Calls(_)) {
-                traits.calls_functions = true;
+                // What they do is not looked at.
                 traits.keeps_pointers = false;
             }
             // A sum may be the address of a variable: every negative one is taken for that.
@@ -280,4 +278,188 @@ impl<'a> Layout<'a> {
 
 fn target(at: usize, distance: isize) -> usize {
     at.wrapping_add_signed(distance + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXIT: Insn = insn(0x95, 0, 0, 0);
+
+    const fn insn(code: u8, registers: u8, offset: i16, imm: i32) -> Insn {
+        let (o, i) = (offset.to_le_bytes(), imm.to_le_bytes());
+        Insn(u64::from_le_bytes([
+            code, registers, o[0], o[1], i[0], i[1], i[2], i[3],
+        ]))
+    }
+
+    /// `rN = imm`
+    fn mov(register: u8, imm: u32) -> Insn {
+        insn(0xb7, register, 0, imm as i32)
+    }
+
+    /// `rN += imm`
+    fn add(register: u8, imm: i32) -> Insn {
+        insn(0x07, register, 0, imm)
+    }
+
+    /// `if rN == imm goto`
+    fn jump_if(register: u8, imm: i32, offset: i16) -> Insn {
+        insn(0x15, register, offset, imm)
+    }
+
+    fn mark_is(what: Is) -> Insn {
+        mov(0, 0x656d_7000 + what.0)
+    }
+
+    fn mark_jump(way: u32) -> Insn {
+        mov(0, 0x656d_7200 + way)
+    }
+
+    /// What is left in r0 of a program of the instructions above.
+    fn run(code: &Code) -> i64 {
+        let mut registers = [0i64; 11];
+        let mut at = 0isize;
+        for _ in 0..1000 {
+            let insn = code.insns[at as usize];
+            let to = usize::from(insn.destination());
+            at += 1;
+            if let Some(imm) = insn.moves_imm() {
+                registers[to] = imm.into();
+            } else if let Some(imm) = insn.adds_imm() {
+                registers[to] += i64::from(imm);
+            } else {
+                match insn.leads() {
+                    Leads::Exit => return registers[0],
+                    Leads::Always(by) => at += by,
+                    Leads::Maybe(by) if registers[to] == i64::from(insn.imm()) => at += by,
+                    _ => {}
+                }
+            }
+        }
+        panic!("does not end: {code:?}");
+    }
+
+    /// Adds 1 to r3 and goes on by way 0 if r3 is `at` then, else by way 1.
+    fn step(at: i32) -> Vec<Insn> {
+        vec![
+            add(3, 1),
+            jump_if(3, at, 4),
+            mark_is(Is(Is::EMPTCP_IS_PASS.0 + 1)),
+            Insn::jump(4),
+            mark_jump(1),
+            EXIT,
+            mark_jump(0),
+            EXIT,
+            mov(0, 77),
+            EXIT,
+        ]
+    }
+
+    fn ways(matched: Option<usize>, missed: Option<usize>) -> Choices {
+        let mut choices = Choices {
+            jumps: [matched, missed, None],
+            ..Choices::default()
+        };
+        if missed.is_none() {
+            choices.set_way(Is::EMPTCP_IS_PASS, 1);
+        }
+        choices
+    }
+
+    #[test]
+    fn steps_lead_to_each_other_and_what_is_not_reached_is_left_out() {
+        let end = |result: u32| (vec![mov(0, result), EXIT], Choices::default());
+        let steps = |first: i32| {
+            let code = join(&[
+                (step(first), ways(Some(1), Some(2))),
+                (step(2), ways(Some(3), None)),
+                end(22),
+                end(33),
+            ]);
+            code.unwrap()
+        };
+        // The first matches, then the second; the first misses.
+        assert_eq!((run(&steps(1)), run(&steps(9))), (33, 22));
+        let code = steps(1);
+        let jumps = code.insns.iter().filter(|i| i.is_jump()).count();
+        assert_eq!(jumps, 0, "{code:?}");
+        let marked = |i: &&Insn| i.moves_imm().is_some_and(|n| Mark::of(n).is_some());
+        assert_eq!(code.insns.iter().find(marked), None, "{code:?}");
+        // Two steps of two instructions, three ends of two.
+        assert_eq!(code.insns.len(), 10, "{code:?}");
+    }
+
+    #[test]
+    fn numbers_are_written_into_instructions() {
+        let mut choices = Choices::default();
+        choices.numbers[abi::NUMBER_COUNTER] = 4711;
+        let mark = mov(0, 0x656d_7100 + abi::NUMBER_COUNTER as u32);
+        let code = join(&[(vec![mark, EXIT], choices)]).unwrap();
+        assert_eq!(run(&code), 4711);
+    }
+
+    #[test]
+    fn loops_wide_instructions_and_functions_stay_whole() {
+        let wide = [insn(0x18, 1, 0, 5), insn(0, 0, 0, 0)];
+        let function = 5;
+        let insns = vec![
+            wide[0],
+            wide[1],
+            // Call of a function of the program.
+            insn(0x85, 0x10, 0, 2),
+            jump_if(0, 0, -2),
+            EXIT,
+            mov(0, 1),
+            EXIT,
+        ];
+        let code = join(&[(insns.clone(), Choices::default())]).unwrap();
+        assert_eq!(code.insns, insns);
+        assert_eq!(code.functions, [(0, 0), (function, function)]);
+        assert_eq!(code.from, (0..insns.len()).collect::<Vec<_>>());
+        assert!(!Traits::of(&insns).keeps_pointers);
+    }
+
+    #[test]
+    fn a_frame_lies_below_all_variables() {
+        // *(u64 *)(r10 + place) = r1
+        let store = |place: i16| insn(0x7b, 0x1a, place, 0);
+        let steps = |variable: i16| {
+            let first = vec![
+                store(abi::FRAME.start),
+                store(abi::FRAME.end - 8),
+                mark_jump(0),
+                EXIT,
+            ];
+            let second = vec![store(variable), EXIT];
+            join(&[(first, ways(Some(1), None)), (second, Choices::default())])
+        };
+        let offsets = |code: Code| -> Vec<i16> {
+            let stores = code.insns.into_iter().filter(|i| i.accesses_by(10));
+            stores.map(Insn::offset).collect()
+        };
+        assert_eq!(offsets(steps(-20).unwrap()), [-56, -32, -20]);
+        assert_eq!(offsets(steps(-480).unwrap()), [-512, -488, -480]);
+        assert!(steps(-488).is_err());
+    }
+
+    #[test]
+    fn helpers_that_may_change_a_packet_void_pointers() {
+        let calls = |helper| Traits::of(&[insn(0x85, 0, 0, helper), EXIT]).keeps_pointers;
+        // map_lookup_elem, ktime_get_ns; skb_pull_data, l4_csum_replace, xdp_adjust_tail.
+        assert_eq!(
+            [1, 5, 39, 11, 65].map(calls),
+            [true, true, false, false, false]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let circle = vec![Insn::jump(-1)];
+        assert!(join(&[(circle, Choices::default())]).is_err());
+        let outside = vec![Insn::jump(5)];
+        assert!(join(&[(outside, Choices::default())]).is_err());
+        let no_step = (vec![mark_jump(0), EXIT], ways(Some(7), None));
+        assert!(join(&[no_step]).is_err());
+    }
 }

@@ -26,6 +26,7 @@ use crate::abi::Framing;
 use crate::abi::Is;
 use crate::graph;
 use crate::graph::Graph;
+use crate::graph::Node;
 use crate::graph::Target;
 use crate::insn::Insn;
 use crate::module::Family;
@@ -173,6 +174,13 @@ pub(crate) struct LoadedClass {
     pub(crate) programs: Vec<(u32, u32)>,
 }
 
+/// Maps of the engine that take the places of placeholders in a step.
+struct Maps<'a> {
+    shared: &'a Shared,
+    array: &'a MapHandle,
+    rodata: &'a MapHandle,
+}
+
 /// One side of an entry program.
 #[derive(Debug)]
 pub(crate) struct Side<'a> {
@@ -260,6 +268,7 @@ impl Template {
             btf: self.prepared.btf.as_ref().map(|fd| fd.as_fd()),
             func_info: &self.prepared.func_info.moved_functions(&code.functions),
             line_info: &self.prepared.line_info.moved(&code.from, &code.functions),
+            explain: true,
         })
     }
 }
@@ -318,44 +327,55 @@ impl<'r> Loader<'r> {
         shared: &Shared,
         state: &mut dyn FnMut(StateMap<'_>) -> Result<MapHandle>,
     ) -> Result<LoadedClass> {
-        let graph = &class.graph;
-        let (constants, offsets) = self.constants(class)?;
-        let rodata = frozen(&constants)?;
-        let groups = self.groups(class)?;
-        let array = create_map(
-            "progs",
-            MapType::ProgArray,
-            [4, 4, groups.len().max(1) as u32],
-            0,
-        )?;
-        let from = graph::predecessors(graph);
-        let mut programs = vec![(0, 0); graph.nodes.len()];
-        let mut slots = vec![None; graph.nodes.len()];
-        for (slot, group) in groups.iter().enumerate() {
-            if let Some(first) = group.first() {
-                slots[*first] = Some(slot as u32);
+        if class.join {
+            let registry = self.registry;
+            let joinable = |node: &Node| registry.modules()[node.module].joinable;
+            let groups = graph::join(&class.graph, joinable);
+            if let Some(loaded) = self.load_groups(class, &groups, shared, state)? {
+                return Ok(loaded);
             }
         }
+        // The verifier refuses steps joined, or is to be asked about each alone: it says which one.
+        self.load_groups(class, &graph::apart(&class.graph), shared, state)?
+            .context("steps cannot be loaded")
+    }
+
+    /// Loads each group of nodes as one program; `None`: one of several steps was refused.
+    fn load_groups(
+        &mut self,
+        class: &Class,
+        groups: &[Vec<usize>],
+        shared: &Shared,
+        state: &mut dyn FnMut(StateMap<'_>) -> Result<MapHandle>,
+    ) -> Result<Option<LoadedClass>> {
+        let graph = &class.graph;
+        let (constants, offsets) = self.constants(class)?;
+        let entries = groups.len().max(1) as u32;
+        let array = create_map("progs", MapType::ProgArray, [4, 4, entries], 0)?;
+        let maps = Maps {
+            shared,
+            array: &array,
+            rodata: &frozen(&constants)?,
+        };
+        let from = graph::predecessors(graph);
+        let mut slots = vec![None; graph.nodes.len()];
+        for (slot, group) in groups.iter().enumerate() {
+            slots[group[0]] = Some(slot as u32);
+        }
+        let mut programs = vec![(0, 0); graph.nodes.len()];
         for (slot, group) in groups.iter().enumerate() {
             let mut kept = Vec::new();
             let mut steps = Vec::new();
             for node in group {
-                let insns = self.step(
-                    class,
-                    *node,
-                    shared,
-                    &array,
-                    &rodata,
-                    offsets[*node],
-                    state,
-                    &mut kept,
-                )?;
+                let insns = self.step(class, *node, &maps, offsets[*node], state, &mut kept)?;
                 steps.push((
                     insns,
                     self.choices(class, *node, group, &slots, &from[*node])?,
                 ));
             }
-            let program = self.load_group(class, group, &steps)?;
+            let Some(program) = self.load_group(class, group, &steps)? else {
+                return Ok(None);
+            };
             sys::set_slot(&array, slot as u32, &program)
                 .with_context(|| format!("cannot put a program into slot {slot}"))?;
             let id = sys::program_info(&program)?.0;
@@ -363,79 +383,70 @@ impl<'r> Loader<'r> {
                 programs[*node] = (slot as u32, id);
             }
         }
-        Ok(LoadedClass { array, programs })
+        Ok(Some(LoadedClass { array, programs }))
     }
 
-    /// Nodes that become one program each.
-    fn groups(&mut self, class: &Class) -> Result<Vec<Vec<usize>>> {
-        if !class.join {
-            return Ok(graph::apart(&class.graph));
-        }
-        let registry = self.registry;
-        Ok(graph::join(&class.graph, |node| {
-            registry.modules()[node.module].joinable
-        }))
-    }
-
+    /// Loads steps as one program; `None`: they were several, and refused.
     fn load_group(
         &mut self,
         class: &Class,
         group: &[usize],
         steps: &[(Vec<Insn>, Choices)],
-    ) -> Result<OwnedFd> {
+    ) -> Result<Option<OwnedFd>> {
         let nodes = &class.graph.nodes;
         let first = &nodes[group[0]];
-        let xdp = class.family() == Family::Xdp;
-        let code = code::join(steps).map_err(|e| anyhow!("{}: {e}", first.key))?;
-        if let [node] = group {
-            let template = self.template(nodes[*node].module, class.family())?;
+        let (xdp, frags) = (class.family() == Family::Xdp, class.frags);
+        let code = code::join(steps);
+        if group.len() == 1 {
+            let code = code.map_err(|e| anyhow!("{}: {e}", first.key))?;
+            let template = self.template(first.module, class.family())?;
             return template
-                .load(&code, xdp, class.frags)
+                .load(&code, xdp, frags)
+                .map(Some)
                 .map_err(|refused| verifier::explain(&first.key, &refused));
         }
+        let Ok(code) = code else {
+            return Ok(None);
+        };
+        // Hyphens are not for names of programs.
         let chain = first.key.split('/').next().unwrap_or_default();
-        sys::prog_load(&Load {
+        let joined = Load {
             name: &chain.replace('-', "_"),
             xdp,
-            frags: class.frags,
+            frags,
             insns: &code.insns,
             btf: None,
             func_info: &Records::default(),
             line_info: &Records::default(),
-        })
-        .map_err(|refused| {
-            let last = &nodes[group[group.len() - 1]].key;
-            verifier::explain(&format!("{} to {last}, joined", first.key), &refused)
-        })
+            explain: false,
+        };
+        Ok(sys::prog_load(&joined).ok())
     }
 
     /// The instructions of a step with their maps in place; `kept`: maps that must stay open until
     /// the program is loaded.
-    #[allow(clippy::too_many_arguments)]
     fn step(
         &mut self,
         class: &Class,
         number: usize,
-        shared: &Shared,
-        array: &MapHandle,
-        rodata: &MapHandle,
+        maps: &Maps<'_>,
         rodata_at: usize,
         state: &mut dyn FnMut(StateMap<'_>) -> Result<MapHandle>,
         kept: &mut Vec<MapHandle>,
     ) -> Result<Vec<Insn>> {
         let node = &class.graph.nodes[number];
         let object = self.registry.object(node.module);
-        let counters = shared.counters_of(class.ids[number])?;
+        let counters = maps.shared.counters_of(class.ids[number])?;
         let template = self.template(node.module, class.family())?;
         let mut numbers = Vec::new();
         for (index, map) in template.prepared.maps.iter().enumerate() {
             let engine = match map.name.as_str() {
-                "progs" => Some(array.as_fd()),
+                "progs" => Some(maps.array.as_fd()),
                 "counters" => Some(counters.as_fd()),
-                "reasons" => Some(shared.reasons.as_fd()),
-                "chain_words" => Some(shared.chain_words.as_fd()),
+                "reasons" => Some(maps.shared.reasons.as_fd()),
+                "chain_words" => Some(maps.shared.chain_words.as_fd()),
                 _ if template.rodata.as_ref().is_some_and(|(i, _)| *i == index) => {
-                    Some(rodata.as_fd())
+                    Some(maps.rodata.as_fd())
                 }
                 _ => None,
             };

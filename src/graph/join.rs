@@ -5,7 +5,7 @@ use super::Node;
 use super::Target;
 
 /// Steps of a program at the most: the verifier walks through all of them at once.
-const MOST_STEPS: usize = 32;
+const MOST_STEPS: usize = 12;
 
 /// Puts the nodes of a graph into groups, each of which becomes one program: inside a group a
 /// step leads to the next by a plain jump, from group to group by a tail call.
