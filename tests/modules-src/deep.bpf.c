@@ -7,11 +7,11 @@ EMPTCP_NO_PARAMS(deep);
 static __always_inline int deep_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				      const struct deep_params *p)
 {
-	volatile __u8 stack[496];
+	__u64 stack[61] = {};
 
-	stack[0] = pkt->tcp->syn;
-	stack[495] = 1;
-	return stack[0] != stack[495];
+	/* clang must keep all of it. */
+	asm volatile("" : : "r"(stack) : "memory");
+	return !pkt->tcp->syn && !stack[60];
 }
 
 EMPTCP_SELECTOR(deep, EMPTCP_HOOKS_ALL, "5.10", "", "Packets that are no SYN");
