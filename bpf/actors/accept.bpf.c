@@ -9,5 +9,5 @@ static __always_inline int accept_act(struct emptcp_ctx *ctx, const struct emptc
 	return EMPTCP_ACCEPT;
 }
 
-EMPTCP_ACTOR(accept, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_ENDS,
+EMPTCP_ACTOR(accept, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_ENDS "," EMPTCP_OBSERVES,
 	     "Lets the packet pass; no further chain of this hook sees it");

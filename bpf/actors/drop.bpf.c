@@ -9,4 +9,4 @@ static __always_inline int drop_act(struct emptcp_ctx *ctx, const struct emptcp_
 	return EMPTCP_DROP;
 }
 
-EMPTCP_ACTOR(drop, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_ENDS, "Drops the packet");
+EMPTCP_ACTOR(drop, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_ENDS "," EMPTCP_OBSERVES, "Drops the packet");

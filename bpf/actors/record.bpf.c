@@ -51,4 +51,5 @@ static __always_inline int record_act(struct emptcp_ctx *ctx, const struct emptc
 	return EMPTCP_NEXT;
 }
 
-EMPTCP_ACTOR(record, EMPTCP_HOOKS_ALL, "5.10", "", "Counts packets and bytes of each subflow");
+EMPTCP_ACTOR(record, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_OBSERVES,
+	     "Counts packets and bytes of each subflow");

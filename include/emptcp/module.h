@@ -49,6 +49,12 @@
 #define EMPTCP_IMPURE "impure"
 /** Changes bytes of the packet. */
 #define EMPTCP_EDITS "edits"
+/**
+ * An actor that changes nothing that a selector may see: neither bytes nor mark
+ * of the packet, nor a map that a selector reads. What selectors said before it
+ * still holds behind it, and later chains do not ask them again.
+ */
+#define EMPTCP_OBSERVES "observes"
 /** Never leads to a next step. */
 #define EMPTCP_ENDS "ends"
 /** Reads or writes words of the chain context. */

@@ -107,6 +107,7 @@ fn describe(module: &Module) -> Value {
         "flags": {
             "impure": module.flags.impure,
             "edits": module.flags.edits,
+            "observes": module.flags.observes,
             "ends": module.flags.ends,
         },
         "params": params,

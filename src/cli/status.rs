@@ -77,20 +77,22 @@ fn print(status: &Status) {
     println!();
     print_table(&places);
 
-    let mut steps = table(
-        &[
-            "CHAIN",
-            "HOOK",
-            "PACKETS",
-            "BYTES",
-            "STEP",
-            "MODULE",
-            "EVALUATED",
-            "MATCHED",
-            "ERRORS",
-        ],
-        &[2, 3, 6, 7, 8],
-    );
+    let mut header = vec![
+        "CHAIN",
+        "HOOK",
+        "PACKETS",
+        "BYTES",
+        "STEP",
+        "MODULE",
+        "EVALUATED",
+        "MATCHED",
+        "ERRORS",
+    ];
+    let mut all = status.chains.iter().flat_map(|chain| &chain.steps);
+    if all.any(|step| !step.shared_with.is_empty()) {
+        header.push("SHARED WITH");
+    }
+    let mut steps = table(&header, &[2, 3, 6, 7, 8]);
     for chain in &status.chains {
         for (index, step) in chain.steps.iter().enumerate() {
             let [name, hook, packets, bytes] = match index {
@@ -116,6 +118,7 @@ fn print(status: &Status) {
                 step.counters.evaluated.to_string(),
                 step.counters.matched.to_string(),
                 step.counters.errors.to_string(),
+                step.shared_with.join(", "),
             ]);
         }
     }

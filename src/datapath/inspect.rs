@@ -19,7 +19,9 @@ use super::counters::Counters;
 use super::shared::open_shared;
 use super::stored;
 use super::stored::Stored;
+use super::stored::StoredAlso;
 use super::stored::StoredClass;
+use super::stored::StoredStep;
 use super::stored::in_force;
 use super::stored::stored_at;
 use crate::module::Hook;
@@ -84,6 +86,13 @@ pub struct StepStatus {
     pub step: String,
     /// Its module.
     pub module: String,
+    /// Equal tests whose outcome it takes over, on all ways to it or on some: it is not
+    /// evaluated again there, and does not count.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shared_with: Vec<String>,
+    /// Nowhere it is evaluated itself: the counters are those of the first of `shared_with`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub only_shared: bool,
     /// What it counted.
     #[serde(flatten)]
     pub counters: Counters,
@@ -209,52 +218,81 @@ fn netns_names(inode: u64) -> Vec<String> {
 
 fn chains_of(class: &StoredClass) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for step in &class.steps {
-        if !names.contains(&step.chain) {
-            names.push(step.chain.clone());
+    for (_, chain) in chains_in_order(class) {
+        if !names.contains(chain) {
+            names.push(chain.clone());
         }
     }
     names
 }
 
+/// Chains of steps and of tests for which others stand, by their place as written.
+fn chains_in_order(class: &StoredClass) -> Vec<(usize, &String)> {
+    let mut all: Vec<(usize, &String)> = Vec::new();
+    for step in &class.steps {
+        all.push((step.order, &step.chain));
+        all.extend(step.also.iter().map(|also| (also.order, &also.chain)));
+    }
+    all.sort();
+    all
+}
+
 /// Every step once, though several classes may hold it.
 fn chains(stored: &Stored, counted: &Counted) -> Vec<ChainStatus> {
     let mut all: Vec<ChainStatus> = Vec::new();
-    let steps = stored
-        .classes
-        .iter()
-        .flat_map(|c| c.steps.iter().map(move |s| (&c.hook, s)));
-    for (hook, step) in steps {
-        let chain = match all
-            .iter()
-            .position(|c| c.name == step.chain && c.hook == *hook)
-        {
-            Some(index) => &mut all[index],
-            None => {
+    for class in &stored.classes {
+        // In the order of the chains, and in each as its steps are written.
+        let mut steps: Vec<(usize, &StoredStep, Option<&StoredAlso>)> = Vec::new();
+        for step in &class.steps {
+            steps.push((step.order, step, None));
+            steps.extend(step.also.iter().map(|also| (also.order, step, Some(also))));
+        }
+        steps.sort_by_key(|(order, step, _)| (*order, step.order));
+        for (_, step, also) in steps {
+            let (name, key) = match also {
+                Some(also) => (&also.chain, &also.key),
+                None => (&step.chain, &step.key),
+            };
+            let is_it = |c: &ChainStatus| c.name == *name && c.hook == class.hook;
+            let index = all.iter().position(is_it).unwrap_or_else(|| {
                 all.push(ChainStatus {
-                    name: step.chain.clone(),
-                    hook: hook.clone(),
+                    name: name.clone(),
+                    hook: class.hook.clone(),
                     packets: 0,
                     bytes: 0,
                     steps: Vec::new(),
                 });
-                let last = all.len() - 1;
-                &mut all[last]
+                all.len() - 1
+            });
+            let chain = &mut all[index];
+            let counters = counted.of(step.id, &stored.bases);
+            let row = match chain.steps.iter().position(|s| s.step == *key) {
+                Some(row) => &mut chain.steps[row],
+                None => {
+                    chain.steps.push(StepStatus {
+                        step: key.clone(),
+                        module: step.module.clone(),
+                        shared_with: Vec::new(),
+                        only_shared: also.is_some(),
+                        counters,
+                    });
+                    let last = chain.steps.len() - 1;
+                    &mut chain.steps[last]
+                }
+            };
+            if also.is_some() {
+                if !row.shared_with.contains(&step.key) {
+                    row.shared_with.push(step.key.clone());
+                }
+            } else {
+                row.only_shared = false;
+                row.counters = counters;
+                if step.first_actor {
+                    chain.packets = counters.evaluated;
+                    chain.bytes = counters.bytes;
+                }
             }
-        };
-        if chain.steps.iter().any(|s| s.step == step.key) {
-            continue;
         }
-        let counters = counted.of(step.id, &stored.bases);
-        if step.first_actor {
-            chain.packets = counters.evaluated;
-            chain.bytes = counters.bytes;
-        }
-        chain.steps.push(StepStatus {
-            step: step.key.clone(),
-            module: step.module.clone(),
-            counters,
-        });
     }
     all
 }

@@ -52,6 +52,7 @@ use super::state::state_name;
 use super::stored;
 use super::stored::GENERATION;
 use super::stored::Stored;
+use super::stored::StoredAlso;
 use super::stored::StoredAttachment;
 use super::stored::StoredClass;
 use super::stored::StoredStep;
@@ -440,19 +441,26 @@ impl Apply<'_> {
         for (((class, digest), loaded), plan) in classes.iter().zip(loaded).zip(&self.plan.classes)
         {
             let start = class.start();
+            let chain_name =
+                |chain: usize| self.chains[plan.chains[chain]].chain.name.value.clone();
             let steps = class
                 .graph
                 .nodes
                 .iter()
                 .enumerate()
                 .map(|(number, node)| StoredStep {
-                    chain: self.chains[plan.chains[node.chain]]
-                        .chain
-                        .name
-                        .value
-                        .clone(),
+                    chain: chain_name(node.chain),
                     key: node.key.clone(),
-                    also: node.also.clone(),
+                    order: node.order,
+                    also: node
+                        .also
+                        .iter()
+                        .map(|also| StoredAlso {
+                            chain: chain_name(also.chain),
+                            key: also.key.clone(),
+                            order: also.order,
+                        })
+                        .collect(),
                     module: modules[node.module].name.clone(),
                     first_actor: node.first_actor,
                     id: class.ids[number],

@@ -65,9 +65,12 @@ pub(crate) struct StoredClass {
 pub(crate) struct StoredStep {
     pub(crate) chain: String,
     pub(crate) key: String,
+    /// Place among the steps of all chains of the class, as written.
+    #[serde(default)]
+    pub(crate) order: usize,
     /// Equal tests for which it stands too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) also: Vec<String>,
+    pub(crate) also: Vec<StoredAlso>,
     pub(crate) module: String,
     pub(crate) first_actor: bool,
     /// Number in the counters.
@@ -75,6 +78,14 @@ pub(crate) struct StoredStep {
     /// Slot of the program of which it is a part, and its id.
     pub(crate) slot: u32,
     pub(crate) program: u32,
+}
+
+/// A test for which the step of another one stands, on all ways or on some.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredAlso {
+    pub(crate) chain: String,
+    pub(crate) key: String,
+    pub(crate) order: usize,
 }
 
 /// How a class is attached.

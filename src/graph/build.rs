@@ -28,11 +28,12 @@ use crate::policy::OnError;
 /// next chain, or drops the packet where the chain says so. Nothing follows an
 /// actor that ends; behind the last chain the packet passes.
 ///
-/// There is at most one node for each step. Within a chain a test is left out where the
-/// outcome of an equal one is known on the way, and equal tests with the same targets are one
-/// node; unless their module is impure, or hands on what it finds. Which
-/// packets come to a target stays the same, as does the order of what is evaluated
-/// first. Steps of two chains are never joined, so that counters belong to one chain.
+/// There is at most one node for each step. A test is left out where the outcome of an equal one,
+/// of this chain or of one before, is known on the way ([`Node::also`]); and equal tests of a chain
+/// with the same targets are one node. Not so where their module is impure, or hands on what
+/// it finds, or where the chains have different zones. Every actor that ran makes unknown
+/// what was known, but for those that only observe. Which packets come to a target stays
+/// the same, as does the order of what is evaluated first.
 pub fn compile(hook: Hook, chains: &[&BoundChain<'_>], modules: &[Module]) -> Graph {
     let mut builder = Builder {
         modules,
@@ -57,6 +58,7 @@ pub fn compile(hook: Hook, chains: &[&BoundChain<'_>], modules: &[Module]) -> Gr
             start,
         },
         modules,
+        &chains.iter().map(|c| c.chain.zone).collect::<Vec<_>>(),
     )
 }
 
@@ -113,6 +115,7 @@ impl Builder<'_> {
             chain: self.chain,
             at: step.at.clone(),
             key: step.key.clone(),
+            order: 0,
             also: Vec::new(),
             module: step.module,
             kind,
@@ -133,7 +136,8 @@ impl Builder<'_> {
             out => out,
         };
         self.nodes.reverse();
-        for node in &mut self.nodes {
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            node.order = index;
             for target in node.targets_mut() {
                 *target = renumber(*target);
             }

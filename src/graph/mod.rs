@@ -112,9 +112,11 @@ pub struct Node {
     pub at: Place,
     /// Stable id of the step, unique in the graph: such as `cap-lte/select/all[1]`.
     pub key: String,
-    /// Ids of equal tests that are left out, because this one stands for them or has
-    /// told what they would say.
-    pub also: Vec<String>,
+    /// Place among the steps of all chains, as written.
+    pub order: usize,
+    /// Equal tests, of this chain and of later ones, that are left out because this one stands
+    /// for them or has told what they would say; on all ways, or on some.
+    pub also: Vec<Also>,
     /// Index in the slice of modules.
     pub module: usize,
     /// Selector or actor.
@@ -131,10 +133,33 @@ pub struct Node {
     pub first_actor: bool,
 }
 
+/// A test for which the node of another one stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Also {
+    /// Index in the slice of chains that was compiled.
+    pub chain: usize,
+    /// Stable id.
+    pub key: String,
+    /// Place among the steps of all chains, as written.
+    pub order: usize,
+}
+
 impl Node {
     /// All ways on.
     pub fn targets(&self) -> [Target; 3] {
         [self.match_to, self.miss_to, self.error_to]
+    }
+
+    fn set_targets(&mut self, targets: [Target; 3]) {
+        [self.match_to, self.miss_to, self.error_to] = targets;
+    }
+
+    fn name(&self) -> Also {
+        Also {
+            chain: self.chain,
+            key: self.key.clone(),
+            order: self.order,
+        }
     }
 
     fn targets_mut(&mut self) -> [&mut Target; 3] {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::Also;
 use super::Graph;
 use super::Node;
 use super::Target;
@@ -12,16 +13,18 @@ use crate::params::TableContents;
 
 /// Leaves out tests whose outcome is known, joins equal ones and removes what no packet reaches.
 ///
-/// The nodes must be in topological order, and stay in it.
-pub(super) fn simplify(mut graph: Graph, modules: &[Module]) -> Graph {
-    let repeated = repeated(&graph, modules);
-    skip_known(&mut graph, &repeated);
+/// The nodes must be in topological order, and stay in it. `zones`: of the chains.
+pub(super) fn simplify(mut graph: Graph, modules: &[Module], zones: &[u32]) -> Graph {
+    let repeated = repeated(&graph, modules, zones);
+    for (origin, also) in skip_known(&mut graph, &repeated, modules) {
+        graph.nodes[origin].also.push(also);
+    }
     join_equal(&mut graph, modules);
-    prune(graph, &repeated)
+    prune(graph)
 }
 
-/// Chain, module and parameters: what two tests have in common that always agree.
-type Test<'a> = (usize, usize, &'a Encoded);
+/// Zone, module and parameters: what two tests have in common that always agree on a packet.
+type Test<'a> = (Option<&'a u32>, usize, &'a Encoded);
 
 fn is_pure(node: &Node, modules: &[Module]) -> bool {
     let impure = modules
@@ -32,7 +35,7 @@ fn is_pure(node: &Node, modules: &[Module]) -> bool {
 
 /// For each node the number of its test, if it is one of several equal tests of which all but the
 /// first can be left out.
-fn repeated(graph: &Graph, modules: &[Module]) -> Vec<Option<usize>> {
+fn repeated(graph: &Graph, modules: &[Module], zones: &[u32]) -> Vec<Option<usize>> {
     let mut tests: HashMap<Test<'_>, (usize, usize)> = HashMap::new();
     let mut numbers = vec![None; graph.nodes.len()];
     for (index, node) in graph.nodes.iter().enumerate() {
@@ -45,7 +48,7 @@ fn repeated(graph: &Graph, modules: &[Module]) -> Vec<Option<usize>> {
         if is_pure(node, modules) && !hands_on {
             let next = tests.len();
             let (number, count) = tests
-                .entry((node.chain, node.module, &node.params))
+                .entry((zones.get(node.chain), node.module, &node.params))
                 .or_insert((next, 0));
             *count += 1;
             numbers[index] = Some(*number);
@@ -61,55 +64,60 @@ fn repeated(graph: &Graph, modules: &[Module]) -> Vec<Option<usize>> {
         .collect()
 }
 
-/// Leads each way on past the tests whose outcome is the same on every path to that way.
+/// What a test has said: the way (match, miss, error), and the node that asked.
+type Facts = HashMap<usize, (usize, usize)>;
+
+/// Leads each way on past the tests whose outcome is the same on every path to that way: of this
+/// chain or of one before. Returns what was left out, with the node that has told the outcome.
 ///
-/// An outcome holds until the first actor of the chain, which may edit the packet: no test follows
-/// it. Where paths join, only what all of them know is known further on; so an outcome
-/// may be asked for again there.
-fn skip_known(graph: &mut Graph, repeated: &[Option<usize>]) {
-    type Facts = HashMap<usize, bool>;
+/// An outcome holds until an actor that may change what a test sees. Where paths join, only
+/// what all of them know is known further on; so an outcome may be asked for again there.
+fn skip_known(
+    graph: &mut Graph,
+    repeated: &[Option<usize>],
+    modules: &[Module],
+) -> Vec<(usize, Also)> {
     let count = graph.nodes.len();
     let mut known: Vec<Option<Facts>> = vec![None; count];
+    let mut left_out = Vec::new();
     if let Target::Node(start) = graph.start {
         known[start] = Some(Facts::new());
     }
     for index in 0..count {
         // Whatever is not reached leads nowhere.
-        let Some(here) = known[index].take() else {
+        let Some(mut here) = known[index].take() else {
             continue;
         };
-        let chain = graph.nodes[index].chain;
-        let error_to = graph.nodes[index].error_to;
-        let mut ways = graph.nodes[index].targets();
-        for (way, outcome) in [(0, true), (1, false)] {
+        let node = &graph.nodes[index];
+        let observes = |module: &Module| module.flags.observes;
+        if node.kind == Kind::Actor && !modules.get(node.module).is_some_and(observes) {
+            here.clear();
+        }
+        let mut ways = node.targets();
+        for (way, target) in ways.iter_mut().enumerate() {
             let mut facts = here.clone();
             if let Some(test) = repeated[index] {
-                facts.insert(test, outcome);
+                facts.insert(test, (way, index));
             }
-            while let Target::Node(next) = ways[way] {
+            while let Target::Node(next) = *target {
+                let Some((way, origin)) = repeated[next].and_then(|test| facts.get(&test)) else {
+                    meet(&mut known[next], facts);
+                    break;
+                };
                 let node = &graph.nodes[next];
-                let fact = repeated[next].and_then(|test| facts.get(&test));
-                match fact.filter(|_| node.chain == chain) {
-                    Some(true) => ways[way] = node.match_to,
-                    Some(false) => ways[way] = node.miss_to,
-                    None => break,
-                }
-            }
-            if let Target::Node(next) = ways[way] {
-                // The numbers of tests are those of one chain.
-                meet(&mut known[next], facts);
+                left_out.push((*origin, node.name()));
+                *target = node.targets()[*way];
             }
         }
-        if let Target::Node(next) = error_to {
-            meet(&mut known[next], Facts::new());
-        }
-        graph.nodes[index].match_to = ways[0];
-        graph.nodes[index].miss_to = ways[1];
+        graph.nodes[index].set_targets(ways);
     }
+    return left_out;
 
     fn meet(known: &mut Option<Facts>, facts: Facts) {
         match known {
-            Some(known) => known.retain(|test, outcome| facts.get(test) == Some(outcome)),
+            Some(known) => {
+                known.retain(|test, (way, _)| facts.get(test).is_some_and(|fact| fact.0 == *way));
+            }
             None => *known = Some(facts),
         }
     }
@@ -139,11 +147,13 @@ fn join_equal(graph: &mut Graph, modules: &[Module]) {
         if last != index {
             stands_for[index] = last;
             // It is called after the first place where the test stands.
-            let at = node.at.clone();
-            let key = std::mem::take(&mut graph.nodes[index].key);
+            let (at, name) = (node.at.clone(), node.name());
+            let also = std::mem::take(&mut graph.nodes[index].also);
             let kept = &mut graph.nodes[last];
-            let later = std::mem::replace(&mut kept.key, key);
-            kept.also.insert(0, later);
+            let later = kept.name();
+            kept.also.push(later);
+            kept.also.extend(also);
+            (kept.key, kept.order) = (name.key, name.order);
             kept.at = at;
         }
     }
@@ -168,26 +178,15 @@ fn reached(graph: &Graph) -> Vec<bool> {
     reached
 }
 
-/// Removes what no packet reaches; the first of equal tests keeps the names of those
-/// that it made superfluous.
-fn prune(graph: Graph, repeated: &[Option<usize>]) -> Graph {
+/// Removes what no packet reaches.
+fn prune(graph: Graph) -> Graph {
     let reached = reached(&graph);
     let mut number = vec![0; graph.nodes.len()];
     let mut nodes: Vec<Node> = Vec::new();
-    let mut keeper: HashMap<usize, usize> = HashMap::new();
-    let mut gone: Vec<(usize, String)> = Vec::new();
     for (index, node) in graph.nodes.into_iter().enumerate() {
         if reached[index] {
             number[index] = nodes.len();
-            if let Some(test) = repeated[index] {
-                keeper.entry(test).or_insert(nodes.len());
-            }
             nodes.push(node);
-        } else if let Some(test) = repeated[index]
-            // One that was joined with another has given its name away.
-            && !node.key.is_empty()
-        {
-            gone.push((test, node.key));
         }
     }
     let renumber = |target: Target| match target {
@@ -198,11 +197,8 @@ fn prune(graph: Graph, repeated: &[Option<usize>]) -> Graph {
         for target in node.targets_mut() {
             *target = renumber(*target);
         }
-    }
-    for (test, key) in gone {
-        if let Some(node) = keeper.get(&test).and_then(|index| nodes.get_mut(*index)) {
-            node.also.push(key);
-        }
+        node.also.sort_by_key(|also| also.order);
+        node.also.dedup();
     }
     Graph {
         hook: graph.hook,

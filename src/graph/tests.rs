@@ -3,6 +3,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::module::Flags;
 use crate::module::Module;
 use crate::params::fake::TwoInterfaces;
 use crate::params::fake::registry;
@@ -137,7 +138,7 @@ fn known_outcomes_are_not_asked_for_again() {
          2 c0/select/any[1]/all[1] → 3 | pass | pass\n\
          3 c0/act[0] first → pass | pass | pass\n"
     );
-    assert_eq!(graph(&select).nodes[0].also, ["c0/select/any[1]/all[0]"]);
+    assert_eq!(also(&graph(&select), 0), ["c0/select/any[1]/all[0]"]);
     // a and t, or not a and t: the tests of t have the same targets, and are one.
     let select =
         format!(r#"{{ "any": [{{ "all": [{a}, {t}] }}, {{ "all": [{{ "not": {a} }}, {t}] }}] }}"#);
@@ -147,13 +148,72 @@ fn known_outcomes_are_not_asked_for_again() {
          1 c0/select/any[0]/all[1] → 2 | pass | pass\n\
          2 c0/act[0] first → pass | pass | pass\n"
     );
-    assert_eq!(graph(&select).nodes[1].also, ["c0/select/any[1]/all[1]"]);
+    assert_eq!(also(&graph(&select), 1), ["c0/select/any[1]/all[1]"]);
     // What is impure says something new each time.
     let dice = select.replace("spot", "dice");
     assert_eq!(graph(&dice).nodes.len(), 5);
-    // Never across chains.
-    let policy = chains_of(&[(&select, mark), (&select, mark)]);
-    assert_eq!(graph_of(&policy).nodes.len(), 6);
+}
+
+fn also(graph: &Graph, node: usize) -> Vec<&str> {
+    let also = graph.nodes[node].also.iter();
+    also.map(|also| also.key.as_str()).collect()
+}
+
+#[test]
+fn chains_share_what_is_known() {
+    let note = r#"[{ "note": {} }]"#;
+    let two = |n: u32| {
+        format!(r#"{{ "all": [{{ "spot": {{ "n": 9 }} }}, {{ "spot": {{ "n": {n} }} }}] }}"#)
+    };
+    let (a, b) = (two(1), two(2));
+    let shared = graph_of(&chains_of(&[(&a, note), (&b, note)]));
+    assert_eq!(
+        shown(&shared),
+        "0 c0/select/all[0] → 1 | pass | pass\n\
+         1 c0/select/all[1] → 2 | 3 | 3\n\
+         2 c0/act[0] first → 3 | 3 | 3\n\
+         3 c1/select/all[1] → 4 | pass | pass\n\
+         4 c1/act[0] first → pass | pass | pass\n"
+    );
+    assert_eq!(also(&shared, 0), ["c1/select/all[0]"]);
+    assert_eq!(shared.nodes[0].also[0].chain, 1);
+    // Behind an actor that may have changed the packet the test is made again; not elsewhere.
+    let changed = graph_of(&chains_of(&[(&a, r#"[{ "mark": {} }]"#), (&b, note)]));
+    assert_eq!(
+        shown(&changed),
+        "0 c0/select/all[0] → 1 | pass | pass\n\
+         1 c0/select/all[1] → 2 | 4 | 4\n\
+         2 c0/act[0] first → 3 | 3 | 3\n\
+         3 c1/select/all[0] → 4 | pass | pass\n\
+         4 c1/select/all[1] → 5 | pass | pass\n\
+         5 c1/act[0] first → pass | pass | pass\n"
+    );
+    assert_eq!(also(&changed, 0), ["c1/select/all[0]"]);
+    // The same with an error of the first chain that drops, and one of the second that does not.
+    let mut strict = chains_of(&[(&a, note), (&b, note)]);
+    strict.chains[0].on_error = OnError::Drop;
+    assert_eq!(
+        shown(&graph_of(&strict)).lines().next(),
+        Some("0 c0/select/all[0] → 1 | pass | drop")
+    );
+    // Another zone is another address space.
+    let mut zones = chains_of(&[(&a, note), (&b, note)]);
+    zones.chains[1].zone = 7;
+    assert_eq!(graph_of(&zones).nodes.len(), 6);
+    let dice = [a, b].map(|select| select.replace("spot", "dice"));
+    let dice = chains_of(&[(&dice[0], note), (&dice[1], note)]);
+    assert_eq!(graph_of(&dice).nodes.len(), 6);
+    // A chain whose test is known to miss is for those packets only for which the end failed.
+    let ended = chains_of(&[
+        (r#"{ "even": {} }"#, r#"[{ "stop": {} }]"#),
+        (r#"{ "even": {} }"#, note),
+    ]);
+    assert_eq!(
+        shown(&graph_of(&ended)),
+        "0 c0/select → 1 | pass | pass\n\
+         1 c0/act[0] first → pass | pass | 2\n\
+         2 c1/act[0] first → pass | pass | pass\n"
+    );
 }
 
 #[test]
@@ -182,7 +242,7 @@ fn verdicts_and_errors() {
     );
     assert_eq!(
         shown(&graph_of(&policy)),
-        "0 a/select → 1 | 2 | drop\n\
+        "0 a/select → 1 | 5 | drop\n\
          1 a/act[0] first → 2 | 2 | drop\n\
          2 b/select → 3 | 5 | 5\n\
          3 b/act[0] first → 4 | 4 | 5\n\
@@ -407,7 +467,7 @@ fn expressions() -> impl Strategy<Value = String> {
 fn policies() -> impl Strategy<Value = String> {
     let chain = (
         expressions(),
-        0..3u32,
+        (0..3u32, any::<bool>()),
         any::<bool>(),
         any::<bool>(),
         -2..3i32,
@@ -416,9 +476,10 @@ fn policies() -> impl Strategy<Value = String> {
         let chains: Vec<String> = chains
             .into_iter()
             .enumerate()
-            .map(|(i, (select, marks, ends, strict, priority))| {
-                let mut act: Vec<String> = (0..=marks)
-                    .map(|n| format!(r#"{{ "mark": {{ "n": {n} }} }}"#))
+            .map(|(i, (select, (actors, changes), ends, strict, priority))| {
+                let actor = if changes { "mark" } else { "note" };
+                let mut act: Vec<String> = (0..=actors)
+                    .map(|n| format!(r#"{{ "{actor}": {{ "n": {n} }} }}"#))
                     .collect();
                 if ends {
                     act.push(r#"{ "stop": {} }"#.to_owned());
@@ -427,7 +488,9 @@ fn policies() -> impl Strategy<Value = String> {
                 format!(
                     r#"{{ "name": "c{i}", "hook": "tc-ingress", "interfaces": ["eth0"],
                          "priority": {priority}, "on_error": "{on_error}", "select": {select},
+                         "zone": {},
                          "act": [{}] }}"#,
+                    i / 3,
                     act.join(",")
                 )
             })
@@ -443,21 +506,21 @@ enum Outcome {
     Error,
 }
 
-/// What each step says of a packet: a function of the chain, the module and the
-/// parameters; of an impure one also of how many of these ran before.
+/// What each step says of a packet: a function of zone, module and parameters, and of how
+/// many actors have changed the packet; of an impure one also of how many of these ran before.
 struct Oracle {
     seed: u64,
     errors: bool,
 }
 
 impl Oracle {
-    fn says(&self, chain: usize, step: &Ran, impure: bool, time: usize) -> Outcome {
+    fn says(&self, step: &Ran, impure: bool, time: usize) -> Outcome {
         use std::hash::BuildHasher;
         use std::hash::BuildHasherDefault;
         use std::hash::DefaultHasher;
         let time = if impure { time } else { 0 };
         let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        match hasher.hash_one((self.seed, chain, step, time)) % 20 {
+        match hasher.hash_one((self.seed, step, time)) % 20 {
             0 if self.errors => Outcome::Error,
             n if n % 2 == 0 => Outcome::Match,
             _ => Outcome::Miss,
@@ -465,8 +528,8 @@ impl Oracle {
     }
 }
 
-/// Chain, module and parameters of a step that ran.
-type Ran = (usize, usize, Encoded);
+/// Zone, module and parameters of a step that ran, and how many actors had changed the packet.
+type Ran = (u32, usize, Encoded, usize);
 
 #[derive(Debug, PartialEq)]
 struct Run {
@@ -476,6 +539,8 @@ struct Run {
 
 struct Model<'a> {
     modules: &'a [Module],
+    chains: &'a [BoundChain<'a>],
+    changes: usize,
     oracle: &'a Oracle,
     run: Run,
     impure: usize,
@@ -484,12 +549,17 @@ struct Model<'a> {
 
 impl Model<'_> {
     fn step(&mut self, chain: usize, module: usize, params: &Encoded) -> Outcome {
-        let ran = (chain, module, params.clone());
-        let impure = self.modules[module].flags.impure;
-        let outcome = self.oracle.says(chain, &ran, impure, self.impure);
+        let zone = self.chains[chain].chain.zone;
+        let ran = (zone, module, params.clone(), self.changes);
+        let Flags {
+            impure, observes, ..
+        } = self.modules[module].flags;
+        let actor = self.modules[module].kind == Kind::Actor;
+        let outcome = self.oracle.says(&ran, impure, self.impure);
         self.impure += usize::from(impure);
-        // Only the first of equal pure steps tells something.
-        if impure || !self.run.steps.contains(&ran) {
+        self.changes += usize::from(actor && !observes);
+        // Of equal tests only the first tells something.
+        if impure || actor || !self.run.steps.contains(&ran) {
             self.run.steps.push(ran);
         }
         self.count += 1;
@@ -522,8 +592,8 @@ impl Model<'_> {
         }
     }
 
-    fn chains(&mut self, chains: &[BoundChain<'_>]) {
-        'chains: for (index, chain) in chains.iter().enumerate() {
+    fn chains(&mut self) {
+        'chains: for (index, chain) in self.chains.iter().enumerate() {
             let mut outcome = self.expr(index, &chain.select);
             if outcome == Outcome::Match {
                 for step in &chain.act {
@@ -584,13 +654,15 @@ proptest! {
             let oracle = Oracle { seed, errors: i % 2 == 0 };
             let new = || Model {
                 modules: &modules,
+                chains: &chains,
+                changes: 0,
                 oracle: &oracle,
                 run: Run { steps: Vec::new(), dropped: false },
                 impure: 0,
                 count: 0,
             };
             let (mut plain, mut compiled) = (new(), new());
-            plain.chains(&chains);
+            plain.chains();
             compiled.graph(&graph);
             prop_assert!(compiled.count <= longest_path(&graph).0);
             prop_assert!(compiled.count <= plain.count);
@@ -619,9 +691,13 @@ proptest! {
                 }
             }
         }
-        let keys = graph.nodes.iter().flat_map(|node| node.also.iter().chain([&node.key]));
-        let keys: Vec<&String> = keys.collect();
-        prop_assert_eq!(keys.iter().collect::<HashSet<_>>().len(), keys.len());
+        let keys: HashSet<&String> = graph.nodes.iter().map(|node| &node.key).collect();
+        prop_assert_eq!(keys.len(), graph.nodes.len());
+        for node in &graph.nodes {
+            let also: HashSet<&String> = node.also.iter().map(|also| &also.key).collect();
+            prop_assert_eq!(also.len(), node.also.len());
+            prop_assert!(!also.contains(&node.key));
+        }
     }
 }
 

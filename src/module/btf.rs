@@ -205,6 +205,7 @@ fn flags(text: &str) -> Result<Flags, String> {
         match flag {
             "impure" => flags.impure = true,
             "edits" => flags.edits = true,
+            "observes" => flags.observes = true,
             "ends" => flags.ends = true,
             "context" => flags.context = true,
             other => return Err(other.to_owned()),

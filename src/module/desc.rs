@@ -106,6 +106,9 @@ pub struct Flags {
     pub impure: bool,
     /// Changes bytes of the packet.
     pub edits: bool,
+    /// An actor that changes nothing that a selector may see: what tests said before it
+    /// still holds behind it.
+    pub observes: bool,
     /// Ends emptcp's part at this hook (accept, drop, redirect).
     pub ends: bool,
     /// Reads or writes words of the chain context.

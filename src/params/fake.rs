@@ -206,7 +206,13 @@ pub(crate) fn registry() -> Vec<Module> {
             .with("every", Type::Time)
             .default("100ms"),
         module(Kind::Actor, "mark").with("n", Type::Uint(4)),
-        module(Kind::Actor, "stop").flagged(|flags| flags.ends = true),
+        module(Kind::Actor, "note")
+            .flagged(|flags| flags.observes = true)
+            .with("n", Type::Uint(4)),
+        module(Kind::Actor, "stop").flagged(|flags| {
+            flags.ends = true;
+            flags.observes = true;
+        }),
         Module {
             hooks: vec![Hook::TcIngress, Hook::TcEgress],
             ..module(Kind::Actor, "grow").with("to", Type::Bytes)

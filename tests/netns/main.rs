@@ -7,6 +7,7 @@ mod exchange;
 mod foreign;
 mod killed;
 mod life;
+mod many;
 mod mptcp;
 mod others;
 mod raw;
