@@ -2,13 +2,17 @@
 //! Pure: interfaces are given.
 //!
 //! Interfaces with the same chains, framing and flavour share one *class*: one
-//! graph, loaded once.
+//! graph, loaded once. At tc, chains that do not fit in one run of a program are
+//! split into parts, each with a class and an attachment of its own.
+
+use std::ops::Range;
 
 use crate::graph::BoundChain;
+use crate::graph::Budget;
 use crate::graph::Graph;
-use crate::graph::check_run;
 use crate::graph::compile;
 use crate::graph::longest_path;
+use crate::graph::split;
 use crate::interface::Interface;
 use crate::module::Hook;
 use crate::module::Module;
@@ -41,6 +45,8 @@ pub struct ClassPlan {
     pub frags: bool,
     /// Packets that cannot be parsed are dropped.
     pub drop_undecidable: bool,
+    /// Another part follows: packets that end here must be told to it.
+    pub more: bool,
     /// Indices of the chains, in order.
     pub chains: Vec<usize>,
     /// The steps.
@@ -49,7 +55,7 @@ pub struct ClassPlan {
     pub zones: Vec<u32>,
 }
 
-/// A class at one hook of one interface.
+/// A class at one hook of one interface, or a part of what is there.
 #[derive(Clone, Debug)]
 pub struct Attachment {
     /// The interface.
@@ -60,10 +66,26 @@ pub struct Attachment {
     pub hook: Hook,
     /// Index of the class.
     pub class: usize,
+    /// Which of the programs that the chains of this hook and interface are split over.
+    pub part: usize,
+    /// How many these are.
+    pub parts: usize,
     /// How, at XDP.
     pub xdp: XdpOptions,
     /// Where among others, at tc.
     pub position: Position,
+}
+
+/// Programs that one hook of an interface may be split over.
+pub(crate) const MOST_PARTS: usize = 64;
+
+/// Chains that meet at a hook of some interfaces, and the classes that their parts make up.
+struct Met {
+    hook: Hook,
+    raw_ip: bool,
+    frags: bool,
+    chains: Vec<usize>,
+    parts: Vec<usize>,
 }
 
 /// Lays out the enabled chains of a policy over the interfaces.
@@ -71,18 +93,20 @@ pub struct Attachment {
 /// # Errors
 ///
 /// A chain names an interface that does not exist, a path is longer than one run
-/// may be, chains want an interface in different ways, edits at XDP where
+/// may be and cannot be split, chains want an interface in different ways, edits at XDP where
 /// checksums may be incomplete.
 pub fn plan(
     chains: &[BoundChain<'_>],
     modules: &[Module],
     interfaces: &[Interface],
+    budget: &Budget<'_>,
 ) -> Result<Plan, Vec<Diagnostic>> {
     let mut errors = Vec::new();
     for chain in chains.iter().filter(|c| c.chain.enabled) {
         missing_interfaces(chain, interfaces, &mut errors);
     }
     let mut plan = Plan::default();
+    let mut known: Vec<Met> = Vec::new();
     for interface in interfaces {
         for hook in Hook::ALL {
             let met: Vec<usize> = (0..chains.len())
@@ -92,38 +116,47 @@ pub fn plan(
                 continue;
             }
             let frags = hook == Hook::Xdp && interface.mtu > ONE_BUFFER_MTU;
-            let known = plan.classes.iter().position(|c| {
-                c.hook == hook
-                    && c.raw_ip == interface.raw_ip
-                    && c.frags == frags
-                    && c.chains == met
+            let same = known.iter().position(|k| {
+                k.hook == hook
+                    && k.raw_ip == interface.raw_ip
+                    && k.frags == frags
+                    && k.chains == met
             });
-            let class = match known {
-                Some(class) => class,
-                None => {
-                    let class = class(chains, &met, modules, hook, interface, frags);
-                    if class.graph.nodes.is_empty() {
-                        // Nothing can match: nothing to attach.
-                        continue;
+            let same = same.unwrap_or_else(|| {
+                let mut new = Met {
+                    hook,
+                    raw_ip: interface.raw_ip,
+                    frags,
+                    chains: met.clone(),
+                    parts: Vec::new(),
+                };
+                match classes(chains, modules, &new, budget) {
+                    Ok(classes) => {
+                        new.parts = (plan.classes.len()..).take(classes.len()).collect();
+                        plan.classes.extend(classes);
                     }
-                    let own: Vec<&BoundChain<'_>> = met.iter().map(|i| &chains[*i]).collect();
-                    if let Err(error) = check_run(&class.graph, &own, modules) {
-                        errors.push(error);
-                    }
-                    plan.classes.push(class);
-                    plan.classes.len() - 1
+                    Err(error) => errors.push(error),
                 }
-            };
-            let attachment = attachment(chains, &met, interface, hook, class, &mut errors);
-            unsafe_edits(
-                chains,
-                &plan.classes[class],
-                modules,
-                interface,
-                &attachment,
-                &mut errors,
-            );
-            plan.attachments.push(attachment);
+                known.push(new);
+                known.len() - 1
+            });
+            let parts = &known[same].parts;
+            if parts.is_empty() {
+                // Nothing can match: nothing to attach.
+                continue;
+            }
+            let attachment = attachment(chains, &met, interface, hook, &mut errors);
+            for (part, class) in parts.iter().enumerate() {
+                let attachment = Attachment {
+                    class: *class,
+                    part,
+                    parts: parts.len(),
+                    ..attachment.clone()
+                };
+                let class = &plan.classes[*class];
+                unsafe_edits(chains, class, modules, interface, &attachment, &mut errors);
+                plan.attachments.push(attachment);
+            }
         }
     }
     errors.extend(tables(&plan));
@@ -136,17 +169,15 @@ pub fn plan(
     }
 }
 
-/// Steps of the longest path of each hook and interface, for people.
-pub fn longest_paths(plan: &Plan) -> Vec<(String, Hook, usize)> {
+/// Tail calls of the longest path of each attachment, for people.
+pub fn longest_paths<'p>(plan: &'p Plan, budget: &Budget<'_>) -> Vec<(&'p Attachment, usize)> {
     let paths: Vec<usize> = plan
         .classes
         .iter()
-        .map(|c| longest_path(&c.graph).0)
+        .map(|c| longest_path(&c.graph, budget).0)
         .collect();
-    plan.attachments
-        .iter()
-        .map(|a| (a.interface.clone(), a.hook, paths[a.class]))
-        .collect()
+    let attachments = plan.attachments.iter();
+    attachments.map(|a| (a, paths[a.class])).collect()
 }
 
 fn meets(chain: &BoundChain<'_>, interface: &Interface, hook: Hook) -> bool {
@@ -181,29 +212,47 @@ fn missing_interfaces(
     }
 }
 
-fn class(
+/// A class for each part that the chains have to be split into.
+fn classes(
     chains: &[BoundChain<'_>],
-    met: &[usize],
     modules: &[Module],
-    hook: Hook,
-    interface: &Interface,
-    frags: bool,
-) -> ClassPlan {
-    let own: Vec<&BoundChain<'_>> = met.iter().map(|i| &chains[*i]).collect();
-    let graph = compile(hook, &own, modules);
-    ClassPlan {
-        hook,
-        raw_ip: interface.raw_ip,
-        frags,
-        drop_undecidable: own.iter().any(|c| c.chain.on_error == OnError::Drop),
-        chains: met.to_vec(),
-        zones: graph
-            .nodes
-            .iter()
-            .map(|n| own[n.chain].chain.zone)
-            .collect(),
-        graph,
+    met: &Met,
+    budget: &Budget<'_>,
+) -> Result<Vec<ClassPlan>, Diagnostic> {
+    let own: Vec<&BoundChain<'_>> = met.chains.iter().map(|i| &chains[*i]).collect();
+    let parts = split(met.hook, &own, modules, budget)?;
+    if parts.len() > MOST_PARTS {
+        let message = format!(
+            "the chains of {} would have to be split over {} programs, {MOST_PARTS} at the most",
+            met.hook,
+            parts.len()
+        );
+        return Err(Diagnostic::new(
+            &own[parts[MOST_PARTS].start].chain.name.at,
+            message,
+        ));
     }
+    let last = parts.len() - 1;
+    let class = |(number, part): (usize, Range<usize>)| {
+        let graph = compile(met.hook, &own[part.clone()], modules);
+        ClassPlan {
+            hook: met.hook,
+            raw_ip: met.raw_ip,
+            frags: met.frags,
+            // Whichever part meets a packet first.
+            drop_undecidable: own.iter().any(|c| c.chain.on_error == OnError::Drop),
+            more: number < last,
+            zones: graph
+                .nodes
+                .iter()
+                .map(|n| own[part.start + n.chain].chain.zone)
+                .collect(),
+            chains: met.chains[part].to_vec(),
+            graph,
+        }
+    };
+    let classes = parts.into_iter().enumerate().map(class);
+    Ok(classes.filter(|c| !c.graph.nodes.is_empty()).collect())
 }
 
 /// Joins what the chains of one hook and interface want of the attachment.
@@ -212,14 +261,15 @@ fn attachment(
     met: &[usize],
     interface: &Interface,
     hook: Hook,
-    class: usize,
     errors: &mut Vec<Diagnostic>,
 ) -> Attachment {
     let mut attachment = Attachment {
         ifindex: interface.index,
         interface: interface.name.clone(),
         hook,
-        class,
+        class: 0,
+        part: 0,
+        parts: 1,
         xdp: XdpOptions::default(),
         position: Position::default(),
     };

@@ -8,7 +8,9 @@ use serde_json::json;
 use super::Context;
 use super::Done;
 use super::bind_policy;
+use super::budget;
 use super::load_policy;
+use super::part_of;
 use super::print_invalid;
 use super::print_json;
 use super::running_kernel;
@@ -36,7 +38,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     let interfaces = interfaces()?;
     let kernel = running_kernel()?;
     let planned = bind_policy(context, &policy, &interfaces, kernel).and_then(|chains| {
-        let plan = plan(&chains, context.registry.modules(), &interfaces.0)?;
+        let plan = plan(
+            &chains,
+            context.registry.modules(),
+            &interfaces.0,
+            &budget(),
+        )?;
         Ok((chains, plan))
     });
     let (chains, plan) = match planned {
@@ -97,7 +104,8 @@ fn dry_run(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
             .iter()
             .map(|a| {
                 let steps = plan.classes[a.class].graph.nodes.len();
-                json!({ "interface": a.interface, "hook": a.hook.name(), "steps": steps })
+                json!({ "interface": a.interface, "hook": a.hook.name(), "part": a.part + 1,
+                    "parts": a.parts, "steps": steps })
             })
             .collect();
         print_json(&json!({
@@ -120,8 +128,10 @@ fn dry_run(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
             let steps = plan.classes[attachment.class].graph.nodes.len();
             let plural = if steps == 1 { "" } else { "s" };
             println!(
-                "  {} {}: {steps} step{plural}",
-                attachment.interface, attachment.hook
+                "  {} {}{}: {steps} step{plural}",
+                attachment.interface,
+                attachment.hook,
+                part_of(attachment.part + 1, attachment.parts)
             );
         }
         if !changes {

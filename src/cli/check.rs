@@ -8,12 +8,13 @@ use serde_json::json;
 use super::Context;
 use super::Done;
 use super::bind_policy;
+use super::budget;
 use super::load_policy;
+use super::part_of;
 use super::print_invalid;
 use super::print_json;
 use super::running_kernel;
 use crate::datapath::interfaces;
-use crate::graph::MOST_STEPS_PER_RUN;
 use crate::interface::Interface;
 use crate::interface::Interfaces;
 use crate::module::KernelVersion;
@@ -46,25 +47,31 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     } else {
         &interfaces
     };
+    let budget = budget();
     let kernel = args.kernel.map_or_else(running_kernel, Ok)?;
     let planned = bind_policy(context, &policy, resolver, kernel)
-        .and_then(|chains| plan(&chains, context.registry.modules(), &interfaces.0));
+        .and_then(|chains| plan(&chains, context.registry.modules(), &interfaces.0, &budget));
     let plan = match planned {
         Ok(plan) => plan,
         Err(errors) => return print_invalid(context, &errors),
     };
-    let paths = longest_paths(&plan);
+    let paths = longest_paths(&plan, &budget);
     if context.json {
         let paths: Vec<_> = paths
             .iter()
-            .map(|(interface, hook, steps)| {
-                json!({ "interface": interface, "hook": hook.name(), "longest_path": steps })
+            .map(|(a, calls)| {
+                json!({ "interface": a.interface, "hook": a.hook.name(), "part": a.part + 1,
+                    "parts": a.parts, "longest_path": calls })
             })
             .collect();
         print_json(&json!({ "valid": true, "attachments": paths }))?;
     } else {
-        for (interface, hook, steps) in paths {
-            println!("{interface} {hook}: longest path {steps} of {MOST_STEPS_PER_RUN} steps");
+        for (a, calls) in paths {
+            let part = part_of(a.part + 1, a.parts);
+            println!(
+                "{} {}{part}: longest path {calls} of {} calls",
+                a.interface, a.hook, budget.calls
+            );
         }
     }
     Ok(Done::Yes)

@@ -25,6 +25,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use crate::graph::BoundChain;
+use crate::graph::Budget;
 use crate::graph::bind;
 use crate::module::KernelVersion;
 use crate::module::Registry;
@@ -231,6 +232,29 @@ fn bind_policy<'p>(
         Ok(chains)
     } else {
         Err(errors)
+    }
+}
+
+/// What a path may cost in one run.
+fn budget() -> Budget<'static> {
+    let budget = Budget::default();
+    // Tests of chains that are split need no long ones.
+    #[cfg(feature = "failpoints")]
+    if let Some(calls) = std::env::var("EMPTCP_CALLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+    {
+        return Budget { calls, ..budget };
+    }
+    budget
+}
+
+/// What stands behind a hook whose chains are split.
+fn part_of(part: usize, parts: usize) -> String {
+    if parts > 1 {
+        format!(" part {part} of {parts}")
+    } else {
+        String::new()
     }
 }
 

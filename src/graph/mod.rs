@@ -18,6 +18,7 @@ pub use build::compile;
 pub use join::apart;
 pub use join::join;
 pub(crate) use join::predecessors;
+pub use path::Budget;
 pub use path::check_run;
 pub use path::longest_path;
 pub use path::proves_lookup;
@@ -30,8 +31,8 @@ use crate::policy::Chain;
 use crate::policy::Place;
 
 /// Tail calls that the kernel makes in one run of a program, the one into the
-/// first step included: so many steps a path may have.
-pub const MOST_STEPS_PER_RUN: usize = 33;
+/// first step included.
+pub const MOST_CALLS_PER_RUN: usize = 33;
 
 /// A chain whose steps are checked and encoded.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::BoundChain;
 use super::Graph;
-use super::MOST_STEPS_PER_RUN;
+use super::MOST_CALLS_PER_RUN;
 use super::Target;
 use super::compile;
 use crate::module::Hook;
@@ -14,39 +14,70 @@ use crate::module::Module;
 use crate::params::TableContents;
 use crate::policy::Diagnostic;
 
-/// The longest path from the start: how many steps it has, and which.
+/// What the kernel grants one run of an attached program, and what a graph spends of it.
+#[derive(Clone, Copy)]
+pub struct Budget<'a> {
+    /// Tail calls of one run, the one into the first step included.
+    pub calls: usize,
+    /// The group of each node of a graph. A way inside a group costs nothing, any other a call.
+    pub groups: &'a dyn Fn(&Graph) -> Vec<usize>,
+}
+
+impl std::fmt::Debug for Budget<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Budget")
+            .field("calls", &self.calls)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Budget<'_> {
+    /// [`MOST_CALLS_PER_RUN`], each step a program of its own.
+    fn default() -> Self {
+        Self {
+            calls: MOST_CALLS_PER_RUN,
+            groups: &|graph| (0..graph.nodes.len()).collect(),
+        }
+    }
+}
+
+/// The longest path from the start, by the calls that it costs: how many these are, and each node
+/// with the calls up to it.
 ///
 /// Errors count as ways on, and tests are taken to be independent of one another. Of
 /// equally long paths the one that matches first.
-pub fn longest_path(graph: &Graph) -> (usize, Vec<usize>) {
-    let count = graph.nodes.len();
-    // Steps from each node on, and where they go on; targets have larger indices.
-    let mut longest: Vec<(usize, Option<usize>)> = vec![(0, None); count];
+pub fn longest_path(graph: &Graph, budget: &Budget<'_>) -> (usize, Vec<(usize, usize)>) {
+    let groups = (budget.groups)(graph);
+    let cost = |from: usize, to: usize| usize::from(groups.get(from) != groups.get(to));
+    // Calls from each node on, and where they go on; targets have larger indices.
+    let mut longest: Vec<(usize, Option<usize>)> = vec![(0, None); graph.nodes.len()];
     for (index, node) in graph.nodes.iter().enumerate().rev() {
-        let mut best = (1, None);
+        let mut best = (0, None);
         for target in node.targets() {
             if let Target::Node(target) = target {
-                let steps = longest[target].0 + 1;
-                if steps > best.0 {
-                    best = (steps, Some(target));
+                let calls = longest[target].0 + cost(index, target);
+                if best.1.is_none() || calls > best.0 {
+                    best = (calls, Some(target));
                 }
             }
         }
         longest[index] = best;
     }
     let mut path = Vec::new();
+    let mut calls = 0;
     let mut at = match graph.start {
         Target::Node(start) => Some(start),
         _ => None,
     };
     while let Some(index) = at {
-        path.push(index);
+        calls += path.last().map_or(1, |(before, _)| cost(*before, index));
+        path.push((index, calls));
         at = longest[index].1;
     }
-    (path.len(), path)
+    (calls, path)
 }
 
-/// Checks that every path fits in one run of a program: [`MOST_STEPS_PER_RUN`].
+/// Checks that every path fits in one run of a program.
 ///
 /// `chains` are those that were compiled.
 ///
@@ -57,17 +88,16 @@ pub fn check_run(
     graph: &Graph,
     chains: &[&BoundChain<'_>],
     modules: &[Module],
+    budget: &Budget<'_>,
 ) -> Result<(), Diagnostic> {
-    let (steps, path) = longest_path(graph);
-    let Some(excess) = path
-        .get(MOST_STEPS_PER_RUN)
-        .and_then(|index| graph.nodes.get(*index))
-    else {
+    let (calls, path) = longest_path(graph, budget);
+    let excess = path.iter().find(|(_, calls)| *calls > budget.calls);
+    let Some(excess) = excess.and_then(|(index, _)| graph.nodes.get(*index)) else {
         return Ok(());
     };
     let mut names = String::new();
     let mut chain = None;
-    for node in path.iter().map(|index| &graph.nodes[*index]) {
+    for node in path.iter().map(|(index, _)| &graph.nodes[*index]) {
         if chain == Some(node.chain) {
             names.push_str(" → ");
         } else {
@@ -85,34 +115,46 @@ pub fn check_run(
         );
     }
     let message = format!(
-        "a packet at {} can meet {steps} steps, but the kernel runs {MOST_STEPS_PER_RUN} in a row: {names}",
-        graph.hook
+        "the way of a packet at {} can take {calls} tail calls, but the kernel makes {} in one run; \
+         {} is the first step that does not fit: {names}",
+        graph.hook, budget.calls, excess.key
     );
     Err(Diagnostic::new(&excess.at, message))
 }
 
 /// Cuts a list of chains into the fewest runs of consecutive chains that each fit in one
-/// run of a program ([`check_run`]).
+/// run of a program ([`check_run`]). At XDP there is one run only.
 ///
 /// # Errors
 ///
-/// A chain that does not fit alone.
+/// What does not fit: all chains at XDP, elsewhere a chain alone.
 pub fn split(
     hook: Hook,
     chains: &[&BoundChain<'_>],
     modules: &[Module],
+    budget: &Budget<'_>,
 ) -> Result<Vec<Range<usize>>, Diagnostic> {
     let fits = |range: Range<usize>| {
         let chains = &chains[range];
-        check_run(&compile(hook, chains, modules), chains, modules)
+        check_run(&compile(hook, chains, modules), chains, modules, budget)
     };
+    let whole = fits(0..chains.len());
+    if hook == Hook::Xdp || whole.is_ok() {
+        return whole.map(|()| vec![0..chains.len()]);
+    }
     let mut runs = Vec::new();
     let mut start = 0;
     while start < chains.len() {
         fits(start..start + 1)?;
-        let mut end = start + 1;
-        while end < chains.len() && fits(start..end + 1).is_ok() {
-            end += 1;
+        // The more chains, the longer the path: the last that fits is found by halving.
+        let (mut end, mut too_far) = (start + 1, chains.len() + 1);
+        while too_far - end > 1 {
+            let middle = end.midpoint(too_far);
+            if fits(start..middle).is_ok() {
+                end = middle;
+            } else {
+                too_far = middle;
+            }
         }
         runs.push(start..end);
         start = end;

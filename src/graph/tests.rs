@@ -337,22 +337,29 @@ fn runs_are_limited() {
         let chains = bound(policy);
         let chains: Vec<&BoundChain<'_>> = chains.iter().collect();
         let graph = compile(Hook::TcIngress, &chains, &registry());
-        let (steps, path) = longest_path(&graph);
+        let budget = Budget::default();
+        let (steps, path) = longest_path(&graph, &budget);
         assert_eq!(steps, path.len());
-        let split = split(Hook::TcIngress, &chains, &registry()).map_err(|e| e.to_string());
-        let run = check_run(&graph, &chains, &registry()).map_err(|e| e.to_string());
+        let at = |hook| split(hook, &chains, &registry(), &budget).map_err(|e| e.to_string());
+        let split = at(Hook::TcIngress);
+        let run = check_run(&graph, &chains, &registry(), &budget).map_err(|e| e.to_string());
+        assert_eq!(at(Hook::Xdp).is_ok(), run.is_ok());
         (steps, run, split)
     };
-    let fits = chains_of(&[(&tests(0, 16), mark), (&tests(0, 15), mark)]);
+    let fits = chains_of(&[(&tests(0, 16), mark), (&tests(20, 15), mark)]);
     let (steps, run, runs) = check(&fits);
     assert_eq!((steps, run, runs.unwrap().len()), (33, Ok(()), 1));
+    let more = chains_of(&[(&tests(0, 16), mark), (&tests(20, 16), mark)]);
+    let (steps, _, runs) = check(&more);
+    assert_eq!((steps, runs), (34, Ok(vec![0..1, 1..2])));
     let long = chains_of(&[(&tests(0, 16), mark), (&tests(0, 16), mark), ("{}", mark)]);
     let (steps, run, runs) = check(&long);
     assert_eq!((steps, runs), (35, Ok(vec![0..1, 1..3])));
     let spots = |n| vec!["spot"; n].join(" → ");
     let expected = format!(
-        "a packet at tc-ingress can meet 35 steps, but the kernel runs 33 in a row: chain c0: {0} → mark; \
-         chain c1: {0} → mark; chain c2: mark",
+        "the way of a packet at tc-ingress can take 35 tail calls, but the kernel makes 33 in one run; \
+         c1/act[0] is the first step that does not fit: chain c0: {0} → mark; chain c1: {0} → mark; \
+         chain c2: mark",
         spots(16)
     );
     assert!(
@@ -363,6 +370,28 @@ fn runs_are_limited() {
     let (steps, run, runs) = check(&alone);
     assert_eq!(steps, 34);
     assert_eq!(runs.unwrap_err(), run.unwrap_err());
+    // Equal tests are one: 64 chains of two selectors fit where nothing edits.
+    let many: Vec<String> = (0..15).map(|n| tests(n, 2)).collect();
+    let many: Vec<(&str, &str)> = many
+        .iter()
+        .map(|t| (t.as_str(), r#"[{ "note": {} }]"#))
+        .collect();
+    assert_eq!(check(&chains_of(&many)).0, 31);
+    // Ways inside of a group cost nothing.
+    let chains = bound(&more);
+    let chains: Vec<&BoundChain<'_>> = chains.iter().collect();
+    let fours = Budget {
+        calls: 9,
+        groups: &|graph| (0..graph.nodes.len()).map(|n| n / 4).collect(),
+    };
+    let graph = compile(Hook::TcIngress, &chains, &registry());
+    assert_eq!(longest_path(&graph, &fours).0, 9);
+    assert!(check_run(&graph, &chains, &registry(), &fours).is_ok());
+    let less = Budget { calls: 8, ..fours };
+    assert_eq!(
+        split(Hook::TcIngress, &chains, &registry(), &less).unwrap(),
+        [0..1, 1..2]
+    );
 }
 
 #[test]
@@ -664,7 +693,7 @@ proptest! {
             let (mut plain, mut compiled) = (new(), new());
             plain.chains();
             compiled.graph(&graph);
-            prop_assert!(compiled.count <= longest_path(&graph).0);
+            prop_assert!(compiled.count <= longest_path(&graph, &Budget::default()).0);
             prop_assert!(compiled.count <= plain.count);
             prop_assert_eq!(compiled.run, plain.run, "{}", shown(&graph));
         }
