@@ -7,6 +7,10 @@
  * word which of them counts: so that all hooks and interfaces change from one
  * to the other with one store. Of a third generation it knows nothing, and lets
  * packets pass: it is about to be detached.
+ *
+ * At tc a policy may be split over several of these. The first one asks the word
+ * for all of them, and leaves the answer beside the address of the packet; what
+ * later ones find there is about this packet or about none of theirs.
  */
 #include <emptcp/chain.h>
 #include <emptcp/parse.h>
@@ -44,11 +48,12 @@ static __always_inline int entry_start(struct emptcp_ctx *ctx, void *array,
 	return CTX_PASS;
 }
 
-/** Counts a packet that cannot be parsed; its verdict. */
+/** Counts a packet that cannot be treated, unless the reason is 0; its verdict. */
 static __always_inline int entry_undecidable(const struct emptcp_entry_side *side, __u32 hook,
 					     __u32 reason)
 {
-	emptcp_count_reason(hook, reason);
+	if (reason)
+		emptcp_count_reason(hook, reason);
 	return side->undecidable == EMPTCP_SLOT_DROP ? CTX_DROP : CTX_PASS;
 }
 
@@ -67,6 +72,7 @@ struct emptcp_enums {
 	struct emptcp_links links;
 	struct emptcp_counter counter;
 	struct emptcp_counters *counters;
+	struct emptcp_handover handover;
 };
 const volatile struct emptcp_enums emptcp_enums = {};
 
@@ -81,19 +87,28 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 	struct emptcp_pkt pkt = {};
 	__u64 current;
 	__u32 zero = 0;
-	int reason;
+	int reason, counted, known = 1;
 
 	asm volatile("" : "+r"(e));
 	g = bpf_map_lookup_elem(&generation, &zero);
 	if (!g)
 		return CTX_PASS;
 	current = *(volatile __u64 *)&g->current;
+	/* All parts treat a packet by the generation that the first one chose. */
+	if (e->leads)
+		ctx_hand_over(ctx, e->hook, current);
+	if (e->later)
+		known = ctx_take_over(ctx, e->hook, &current);
 
 	reason = emptcp_parse(ctx, e->framing, &pkt);
 	if (reason == EMPTCP_REASON_TRUNCATED && !ctx_pull(ctx, PULL_BYTES))
 		reason = emptcp_parse(ctx, e->framing, &pkt);
 	if (reason == EMPTCP_REASON_NOT_TCP)
 		return CTX_PASS;
+	/* What cannot be parsed the first part has counted. */
+	counted = e->later ? EMPTCP_REASON_NONE : reason;
+	if (!known)
+		reason = counted = EMPTCP_REASON_HANDOVER;
 
 	if (!reason)
 		emptcp_leave_parsed(ctx, e->framing == EMPTCP_FRAMING_IP, &pkt);
@@ -104,12 +119,12 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 	}
 	if (current == e->next.generation) {
 		if (reason)
-			return entry_undecidable(&e->next, e->hook, reason);
+			return entry_undecidable(&e->next, e->hook, counted);
 		return entry_start(ctx, &progs, &e->next, e->hook);
 	}
 	if (current == e->prev.generation) {
 		if (reason)
-			return entry_undecidable(&e->prev, e->hook, reason);
+			return entry_undecidable(&e->prev, e->hook, counted);
 		return entry_start(ctx, &progs_prev, &e->prev, e->hook);
 	}
 	return CTX_PASS;

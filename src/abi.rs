@@ -27,6 +27,7 @@ pub(crate) use self::entry_tc::types::emptcp_entry_side as EntrySide;
 use self::entry_tc::types::emptcp_frame;
 use self::entry_tc::types::emptcp_framing;
 pub(crate) use self::entry_tc::types::emptcp_generation as Generation;
+pub(crate) use self::entry_tc::types::emptcp_handover as Handover;
 use self::entry_tc::types::emptcp_hook;
 pub(crate) use self::entry_tc::types::emptcp_is as Is;
 pub(crate) use self::entry_tc::types::emptcp_links as Links;

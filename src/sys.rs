@@ -393,6 +393,8 @@ pub(crate) enum TcxPlace {
     Last,
     /// Before the program of this id.
     Before(u32),
+    /// Right behind the program of this id.
+    Behind(u32),
 }
 
 /// Attaches a program to an interface (`BPF_LINK_CREATE`).
@@ -414,6 +416,10 @@ pub(crate) fn link_create(program: impl AsFd, ifindex: u32, at: LinkAt) -> io::R
         TcxPlace::First => opts.flags = libbpf_sys::BPF_F_BEFORE,
         TcxPlace::Before(id) => {
             opts.flags = libbpf_sys::BPF_F_BEFORE | libbpf_sys::BPF_F_ID;
+            opts.__bindgen_anon_1.tcx.relative_id = id;
+        }
+        TcxPlace::Behind(id) => {
+            opts.flags = libbpf_sys::BPF_F_AFTER | libbpf_sys::BPF_F_ID;
             opts.__bindgen_anon_1.tcx.relative_id = id;
         }
     }

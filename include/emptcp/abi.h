@@ -48,6 +48,8 @@ enum emptcp_reason {
 	EMPTCP_REASON_MAP_FULL,
 	/** A helper of the kernel refused to write. */
 	EMPTCP_REASON_WRITE,
+	/** What the part before left for this packet was not there any more. */
+	EMPTCP_REASON_HANDOVER,
 	EMPTCP_REASON_MAX,
 };
 
@@ -87,6 +89,8 @@ enum emptcp_is {
 	EMPTCP_IS_FOLLOWED,
 	/** Packets begin with an IP header (EMPTCP_FRAMING_IP). */
 	EMPTCP_IS_RAW_IP,
+	/** Another part of the policy follows at this hook: a packet that ends here is kept from it. */
+	EMPTCP_IS_MORE,
 	/** With a way: it leads out of emptcp, the packet passes. */
 	EMPTCP_IS_PASS = 16,
 	/** With a way: it leads out of emptcp, the packet is dropped. */
@@ -162,7 +166,19 @@ struct emptcp_entry {
 	__u8 framing;
 	/** Some step uses the chain context. */
 	__u8 context;
-	__u8 pad[5];
+	/** Not the first of the programs that a policy is split over at this hook. */
+	__u8 later;
+	/** The first of several. */
+	__u8 leads;
+	__u8 pad[3];
+};
+
+/** What the first part of a split policy leaves for the later ones; one per CPU and hook. */
+struct emptcp_handover {
+	/** The packet: its address in the kernel. */
+	__u64 packet;
+	/** The generation that treats it; 0: no more of it. */
+	__u64 generation;
 };
 
 /** Counters of a step, one per CPU. Each packet that reaches the step is in one of the first three.

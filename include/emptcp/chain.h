@@ -156,8 +156,11 @@ static __always_inline int emptcp_actor_end(struct emptcp_ctx *ctx, int verdict,
 		emptcp_count(EMPTCP_MISSED, bytes);
 	} else {
 		emptcp_count(EMPTCP_MATCHED, bytes);
-		if (verdict == EMPTCP_ACCEPT)
+		if (verdict == EMPTCP_ACCEPT) {
+			if (emptcp_is(EMPTCP_IS_MORE))
+				ctx_end_here(ctx, emptcp_number(EMPTCP_NUMBER_HOOK));
 			return CTX_PASS;
+		}
 		if (verdict == EMPTCP_DROP)
 			return CTX_DROP;
 		if (verdict == EMPTCP_REDIRECT)

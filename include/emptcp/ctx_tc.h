@@ -15,6 +15,42 @@ enum {
 	CTX_REDIRECT = TC_ACT_REDIRECT,
 };
 
+/** What parts of a split policy hand on, by hook. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct emptcp_handover);
+	__uint(max_entries, EMPTCP_HOOK_MAX);
+} handover SEC(".maps");
+
+/** Leaves the generation of this packet for the later parts. */
+static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __u64 generation)
+{
+	struct emptcp_handover *h = bpf_map_lookup_elem(&handover, &hook);
+
+	if (!h)
+		return;
+	h->packet = (unsigned long)ctx;
+	h->generation = generation;
+}
+
+/** Takes the generation that the first part has left for this packet; 0 where it has not. */
+static __always_inline int ctx_take_over(struct emptcp_ctx *ctx, __u32 hook, __u64 *generation)
+{
+	struct emptcp_handover *h = bpf_map_lookup_elem(&handover, &hook);
+
+	if (!h || h->packet != (unsigned long)ctx)
+		return 0;
+	*generation = h->generation;
+	return 1;
+}
+
+/** Keeps this packet from the later parts. */
+static __always_inline void ctx_end_here(struct emptcp_ctx *ctx, __u32 hook)
+{
+	ctx_hand_over(ctx, hook, 0);
+}
+
 /** Bytes of the packet from its link-layer header on. */
 static __always_inline __u32 ctx_len(struct emptcp_ctx *ctx, int frags)
 {

@@ -23,6 +23,22 @@ struct {
 	__uint(max_entries, 1);
 } chain_words SEC(".maps");
 
+/** A policy is never split at XDP. */
+static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __u64 generation)
+{
+}
+
+/** See ctx_hand_over(). */
+static __always_inline int ctx_take_over(struct emptcp_ctx *ctx, __u32 hook, __u64 *generation)
+{
+	return 1;
+}
+
+/** See ctx_hand_over(). */
+static __always_inline void ctx_end_here(struct emptcp_ctx *ctx, __u32 hook)
+{
+}
+
 /** Bytes of the packet from its link-layer header on; frags: the program is of the xdp.frags
  * flavour. */
 static __always_inline __u32 ctx_len(struct emptcp_ctx *ctx, int frags)

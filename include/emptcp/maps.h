@@ -8,6 +8,7 @@
  * counters     the policy          no
  * reasons      the policy          no
  * chain_words  a generation        yes
+ * handover     the policy          no (ctx_tc.h)
  */
 #ifndef __EMPTCP_MAPS_H__
 #define __EMPTCP_MAPS_H__

@@ -7,6 +7,7 @@ use comfy_table::presets::NOTHING;
 
 use super::Context;
 use super::Done;
+use super::part_of;
 use super::print_json;
 use crate::datapath::NamespaceStatus;
 use crate::datapath::StateView;
@@ -67,7 +68,7 @@ fn print(status: &Status) {
     for a in &status.attachments {
         places.add_row([
             a.interface.clone(),
-            a.hook.clone(),
+            format!("{}{}", a.hook, part_of(a.part, a.parts)),
             a.via.clone(),
             a.program.to_string(),
             a.steps.to_string(),

@@ -32,6 +32,7 @@ use crate::interface::Interface;
 use crate::module::Hook;
 use crate::pin;
 use crate::pin::Home;
+use crate::plan::MOST_PARTS;
 use crate::policy::Position;
 use crate::policy::XdpMode;
 use crate::policy::XdpOptions;
@@ -57,14 +58,30 @@ const XDP_NATIVE: u32 = 1 << 2;
 pub(super) struct Wanted<'a> {
     pub(super) interface: &'a Interface,
     pub(super) hook: Hook,
+    /// Which of the programs that the policy is split over here.
+    pub(super) part: usize,
     pub(super) xdp: XdpOptions,
     pub(super) position: &'a Position,
+    /// Another part, which decides more than the position does.
+    pub(super) neighbour: Option<Neighbour>,
+}
+
+/// Where a part belongs at TCX: next to the program of this id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Neighbour {
+    Behind(u32),
+    Before(u32),
 }
 
 impl Wanted<'_> {
     /// Identity of the attachment: see [`StoredAttachment::id`].
     pub(super) fn id(&self) -> String {
-        attachment_id(self.interface.index, self.hook.name(), &self.options())
+        attachment_id(
+            self.interface.index,
+            self.hook.name(),
+            self.part,
+            &self.options(),
+        )
     }
 
     /// What cannot be changed at an attachment that is there.
@@ -204,17 +221,26 @@ pub(super) fn place(home: &Home, stored: &StoredAttachment) -> Result<At> {
         Via::Clsact => At::Filter {
             ifindex: stored.ifindex,
             hook,
-            priority: priority(&stored.options),
+            priority: priority(&stored.options, stored.part),
         },
     })
 }
 
-fn priority(options: &str) -> u32 {
-    if options == "First" {
+/// Parts have consecutive priorities.
+fn priority(options: &str, part: usize) -> u32 {
+    let first = if options == "First" {
         PRIORITY_FIRST
     } else {
         PRIORITY
-    }
+    };
+    first + part as u32
+}
+
+/// Whether filters of ours may have this priority.
+fn is_our_priority(priority: u32) -> bool {
+    [PRIORITY, PRIORITY_FIRST]
+        .into_iter()
+        .any(|first| (first..first + MOST_PARTS as u32).contains(&priority))
 }
 
 /// Id of the program of ours that really runs at an attachment; `None` if none does.
@@ -356,6 +382,11 @@ fn failed(wanted: &Wanted<'_>) -> String {
 
 fn tcx_place(wanted: &Wanted<'_>, egress: bool) -> Result<TcxPlace> {
     let index = wanted.interface.index;
+    match wanted.neighbour {
+        Some(Neighbour::Behind(id)) => return Ok(TcxPlace::Behind(id)),
+        Some(Neighbour::Before(id)) => return Ok(TcxPlace::Before(id)),
+        None => {}
+    }
     Ok(match wanted.position {
         Position::Last => TcxPlace::Last,
         Position::First => TcxPlace::First,
@@ -426,7 +457,7 @@ fn occupant(interface: &Interface) -> Option<u32> {
 
 fn attach_filter(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result<Attached> {
     let index = wanted.interface.index;
-    let priority = priority(&wanted.options());
+    let priority = priority(&wanted.options(), wanted.part);
     if matches!(
         wanted.position,
         Position::BeforeId(_) | Position::BeforeName(_)
@@ -491,7 +522,7 @@ pub(super) fn sweep_qdiscs(home: &Home, used: impl Fn(u32) -> bool) -> Result<()
         if used(ifindex) {
             continue;
         }
-        if netlink::clsact_filters(ifindex).is_ok_and(|n| n == 0) {
+        if netlink::clsact_filters(ifindex).is_ok_and(|filters| filters.is_empty()) {
             // Somebody else may have removed it already.
             let _ = TcHookBuilder::new(io::stderr().as_fd())
                 .ifindex(ifindex as i32)
@@ -509,29 +540,27 @@ pub(super) fn sweep_filters(ifindex: u32, known: &[&StoredAttachment]) {
     if has_tcx(ifindex) {
         return;
     }
-    for hook in [Hook::TcIngress, Hook::TcEgress] {
-        for priority in [PRIORITY, PRIORITY_FIRST] {
-            let is_known = known
-                .iter()
-                .any(|a| a.hook == hook.name() && self::priority(&a.options) == priority);
-            if is_known {
-                continue;
-            }
-            let at = At::Filter {
-                ifindex,
-                hook,
-                priority,
-            };
-            let Ok(id) = filter_of_any(ifindex, hook, priority).query() else {
-                continue;
-            };
-            let name = sys::program_by_id(id)
-                .and_then(sys::program_info)
-                .map(|(_, n)| n);
-            if name.is_ok_and(|n| n == ENTRY_NAME) {
-                // It runs nothing any more; the next apply tries again.
-                let _ = at.detach();
-            }
+    for (hook, priority, handle) in netlink::clsact_filters(ifindex).unwrap_or_default() {
+        let is_known = known
+            .iter()
+            .any(|a| a.hook == hook.name() && self::priority(&a.options, a.part) == priority);
+        if handle != HANDLE || is_known || !is_our_priority(priority) {
+            continue;
+        }
+        let at = At::Filter {
+            ifindex,
+            hook,
+            priority,
+        };
+        let Ok(id) = filter_of_any(ifindex, hook, priority).query() else {
+            continue;
+        };
+        let name = sys::program_by_id(id)
+            .and_then(sys::program_info)
+            .map(|(_, n)| n);
+        if name.is_ok_and(|n| n == ENTRY_NAME) {
+            // It runs nothing any more; the next apply tries again.
+            let _ = at.detach();
         }
     }
 }

@@ -54,6 +54,10 @@ pub struct AttachmentStatus {
     pub ifindex: u32,
     /// The hook.
     pub hook: String,
+    /// Which of the programs that the chains are split over there; from 1 on.
+    pub part: usize,
+    /// How many these are.
+    pub parts: usize,
     /// `tcx`, `clsact` or `xdp`.
     pub via: String,
     /// Id of the entry program.
@@ -137,6 +141,8 @@ pub fn status() -> Result<Option<Status>> {
             interface: attachment.interface.clone(),
             ifindex: attachment.ifindex,
             hook: attachment.hook.clone(),
+            part: attachment.part + 1,
+            parts: attachment.parts,
             via: serde_json::to_value(attachment.via)?
                 .as_str()
                 .unwrap_or_default()
@@ -301,16 +307,17 @@ fn chains(stored: &Stored, counted: &Counted) -> Vec<ChainStatus> {
 pub(super) fn drift(home: &Home, stored: &Stored) -> Vec<String> {
     let mut drift = Vec::new();
     for a in &stored.attachments {
+        let mut place = format!("{} of {}", a.hook, a.interface);
+        if a.parts > 1 {
+            place.push_str(&format!(", part {} of {}", a.part + 1, a.parts));
+        }
         match attach::running(home, a) {
             Some(program) if program == a.program => {}
             Some(program) => drift.push(format!(
-                "{} of {}: program {program} runs in the place of {}",
-                a.hook, a.interface, a.program
+                "{place}: program {program} runs in the place of {}",
+                a.program
             )),
-            None => drift.push(format!(
-                "{} of {}: nothing of emptcp is attached",
-                a.hook, a.interface
-            )),
+            None => drift.push(format!("{place}: nothing of emptcp is attached")),
         }
     }
     for (index, class) in stored.classes.iter().enumerate() {

@@ -16,6 +16,7 @@ use super::counters::Counters;
 use super::loader;
 use super::loader::Class;
 use super::loader::Loader;
+use super::loader::Part;
 use super::loader::Shared;
 use super::loader::Side;
 use crate::abi::Framing;
@@ -110,6 +111,7 @@ impl Instance {
             drop_undecidable: options.drop_undecidable,
             count: options.count,
             join: options.join,
+            more: false,
             graph,
         };
         let mut shared = Shared::create()?;
@@ -146,7 +148,7 @@ impl Instance {
             array: &loaded.array,
             start: class.start(),
         };
-        let entry = loader.load_entry(&class, &shared, &side, None)?;
+        let entry = loader.load_entry(&class, &shared, Part::Only, &side, None)?;
         sys::store_u64(&shared.generation, 0, 1).context("cannot put the generation in force")?;
         Ok(Self {
             entry,

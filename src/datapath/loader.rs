@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) reasons: MapHandle,
     /// Chain context at XDP.
     pub(crate) chain_words: MapHandle,
+    /// What parts of a split policy hand on, by hook.
+    pub(crate) handover: MapHandle,
 }
 
 impl Shared {
@@ -76,6 +78,12 @@ impl Shared {
                 0,
             )?,
             chain_words: create_map("chain_words", MapType::PercpuArray, [4, words, 1], 0)?,
+            handover: create_map(
+                "handover",
+                MapType::PercpuArray,
+                [4, size_of::<abi::Handover>() as u32, Hook::ALL.len() as u32],
+                0,
+            )?,
         })
     }
 
@@ -132,6 +140,8 @@ pub(crate) struct Class {
     pub(crate) count: bool,
     /// Steps are joined into programs (the rule; tests look at single ones too).
     pub(crate) join: bool,
+    /// Another part of the policy follows at this hook.
+    pub(crate) more: bool,
 }
 
 impl Class {
@@ -179,6 +189,16 @@ struct Maps<'a> {
     shared: &'a Shared,
     array: &'a MapHandle,
     rodata: &'a MapHandle,
+}
+
+/// What an entry program is among those that a policy is split over at a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Part {
+    /// There are no others, in neither generation.
+    Only,
+    /// The first: it says which generation treats the packet.
+    First,
+    Later,
 }
 
 /// One side of an entry program.
@@ -445,6 +465,7 @@ impl<'r> Loader<'r> {
                 "counters" => Some(counters.as_fd()),
                 "reasons" => Some(maps.shared.reasons.as_fd()),
                 "chain_words" => Some(maps.shared.chain_words.as_fd()),
+                "handover" => Some(maps.shared.handover.as_fd()),
                 _ if template.rodata.as_ref().is_some_and(|(i, _)| *i == index) => {
                     Some(maps.rodata.as_fd())
                 }
@@ -528,6 +549,7 @@ impl<'r> Loader<'r> {
         choices.set(Is::EMPTCP_IS_FRAGS, class.frags);
         choices.set(Is::EMPTCP_IS_CHAIN_BYTES, node.first_actor);
         choices.set(Is::EMPTCP_IS_UNCOUNTED, !class.count);
+        choices.set(Is::EMPTCP_IS_MORE, class.more);
         choices.set(Is::EMPTCP_IS_RAW_IP, class.framing == Framing::Ip);
         choices.set(
             Is::EMPTCP_IS_FOLLOWED,
@@ -589,6 +611,7 @@ impl<'r> Loader<'r> {
         &mut self,
         class: &Class,
         shared: &Shared,
+        part: Part,
         next: &Side<'_>,
         prev: Option<&Side<'_>>,
     ) -> Result<OwnedFd> {
@@ -609,6 +632,8 @@ impl<'r> Loader<'r> {
             hook: abi::hook_number(class.hook),
             framing: class.framing.number(),
             context: self.uses_context(class).into(),
+            later: (part == Part::Later).into(),
+            leads: (part == Part::First).into(),
             ..Default::default()
         };
         let (at, size) = abi::ENTRY_AT;
@@ -629,6 +654,7 @@ impl<'r> Loader<'r> {
                 "progs_prev" => prev.unwrap_or(next).array.as_fd(),
                 "reasons" => shared.reasons.as_fd(),
                 "chain_words" => shared.chain_words.as_fd(),
+                "handover" => shared.handover.as_fd(),
                 "generation" => shared.generation.as_fd(),
                 _ => rodata.as_fd(),
             };

@@ -24,6 +24,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::interface::Interface;
 use crate::interface::Interfaces;
+use crate::module::Hook;
 
 /// The interfaces of the current network namespace.
 ///
@@ -85,23 +86,28 @@ fn interface(link: LinkMessage) -> Interface {
     interface
 }
 
-/// How many filters a clsact qdisc of the interface has, both directions.
-pub(super) fn clsact_filters(ifindex: u32) -> Result<usize> {
-    let mut count = 0;
-    for minor in [0xfff2, 0xfff3] {
+/// The filters that a clsact qdisc of the interface has: hook, priority, handle (of a classifier
+/// without filters 0).
+pub(super) fn clsact_filters(ifindex: u32) -> Result<Vec<(Hook, u32, u32)>> {
+    let mut filters = Vec::new();
+    for (hook, minor) in [(Hook::TcIngress, 0xfff2), (Hook::TcEgress, 0xfff3)] {
         let mut message = TcMessage::with_index(ifindex as i32);
         message.header.parent = TcHandle {
             major: 0xffff,
             minor,
         };
-        let filters = dump(RouteNetlinkMessage::GetTrafficFilter(message))
+        let answers = dump(RouteNetlinkMessage::GetTrafficFilter(message))
             .context("cannot list the filters of an interface")?;
-        count += filters
-            .iter()
-            .filter(|f| matches!(f, RouteNetlinkMessage::NewTrafficFilter(_)))
-            .count();
+        filters.extend(answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewTrafficFilter(filter) => Some((
+                hook,
+                filter.header.info >> 16,
+                u32::from(filter.header.handle),
+            )),
+            _ => None,
+        }));
     }
-    Ok(count)
+    Ok(filters)
 }
 
 /// All answers to a request.

@@ -26,6 +26,7 @@ use sha2::Digest as _;
 use sha2::Sha256;
 
 use super::attach;
+use super::attach::Neighbour;
 use super::attach::Undo;
 use super::attach::Wanted;
 use super::counters::Counted;
@@ -33,6 +34,7 @@ use super::inspect;
 use super::loader::Class;
 use super::loader::LoadedClass;
 use super::loader::Loader;
+use super::loader::Part;
 use super::loader::Shared;
 use super::loader::Side;
 use super::loader::Start;
@@ -241,6 +243,7 @@ impl Apply<'_> {
                 drop_undecidable: class.drop_undecidable,
                 count: true,
                 join: true,
+                more: class.more,
             };
             let digest = self.digest(&class, shared, &mut objects)?;
             classes.push((class, digest));
@@ -265,7 +268,12 @@ impl Apply<'_> {
             .ids
             .iter()
             .filter_map(|id| shared.counters_of(*id).ok());
-        let mut maps = vec![&shared.generation, &shared.reasons, &shared.chain_words];
+        let mut maps = vec![
+            &shared.generation,
+            &shared.reasons,
+            &shared.chain_words,
+            &shared.handover,
+        ];
         maps.extend(counters);
         let mut known = Vec::new();
         for map in maps {
@@ -280,10 +288,11 @@ impl Apply<'_> {
             class.hook, class.framing, class.frags
         ));
         add(format!(
-            "{:?} {:?} {}",
+            "{:?} {:?} {} {}",
             class.start(),
             class.zones,
-            class.count
+            class.count,
+            class.more
         ));
         for (node, id) in class.graph.nodes.iter().zip(&class.ids) {
             let key = (node.module, class.family());
@@ -319,9 +328,11 @@ impl Apply<'_> {
             && self.plan.attachments.iter().all(|wanted| {
                 let place = self.wanted(wanted);
                 place.is_some_and(|place| {
-                    stored
-                        .attachment(&place.id())
-                        .is_some_and(|s| s.class == wanted.class && s.options == place.options())
+                    stored.attachment(&place.id()).is_some_and(|s| {
+                        s.class == wanted.class
+                            && s.parts == wanted.parts
+                            && s.options == place.options()
+                    })
                 })
             });
         let cookie = sys::netns_cookie();
@@ -338,8 +349,10 @@ impl Apply<'_> {
         Some(Wanted {
             interface: self.interfaces.by_index(attachment.ifindex)?,
             hook: attachment.hook,
+            part: attachment.part,
             xdp: attachment.xdp,
             position: &attachment.position,
+            neighbour: None,
         })
     }
 
@@ -376,8 +389,8 @@ impl Apply<'_> {
             Some(stored) => old_arrays(home, stored)?,
             None => Vec::new(),
         };
-        let mut entries: HashMap<(usize, Option<usize>), OwnedFd> = HashMap::new();
-        let mut attachments = Vec::new();
+        let mut entries: HashMap<(usize, Option<usize>, Part), OwnedFd> = HashMap::new();
+        let mut attachments: Vec<StoredAttachment> = Vec::new();
         for wanted in &self.plan.attachments {
             let (class, _) = &classes[wanted.class];
             let next = Side {
@@ -385,8 +398,24 @@ impl Apply<'_> {
                 array: &loaded[wanted.class].array,
                 start: class.start(),
             };
-            let place = self.wanted(wanted).context("an interface has gone")?;
+            let mut place = self.wanted(wanted).context("an interface has gone")?;
             let present = stored.and_then(|s| s.attachment(&place.id()));
+            let in_parts = wanted.parts > 1 || present.is_some_and(|p| p.parts > 1);
+            let part = match wanted.part {
+                0 if in_parts => Part::First,
+                0 => Part::Only,
+                _ => Part::Later,
+            };
+            place.neighbour = match (wanted.part, present, stored) {
+                // The parts of an attachment follow each other in the plan.
+                (1.., _, _) => attachments.last().map(|a| Neighbour::Behind(a.program)),
+                // A first part that has been removed comes back before the others.
+                (0, Some(p), Some(stored)) => (1..p.parts)
+                    .filter_map(|part| stored.attachment(&p.id_of_part(part)))
+                    .find_map(|later| attach::running(home, later))
+                    .map(Neighbour::Before),
+                _ => None,
+            };
             // Arrays of another flavour cannot be called: packets pass until the change.
             let before =
                 present.filter(|p| stored.is_some_and(|s| s.classes[p.class].frags == class.frags));
@@ -398,11 +427,11 @@ impl Apply<'_> {
                     undecidable: stored.classes[present.class].undecidable,
                 },
             });
-            let key = (wanted.class, before.map(|p| p.class));
+            let key = (wanted.class, before.map(|p| p.class), part);
             let entry = match entries.entry(key) {
                 std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
                 std::collections::hash_map::Entry::Vacant(e) => {
-                    e.insert(loader.load_entry(class, shared, &next, prev.as_ref())?)
+                    e.insert(loader.load_entry(class, shared, part, &next, prev.as_ref())?)
                 }
             };
             let attached = attach::attach(home, &place, present, &*entry)?;
@@ -412,6 +441,8 @@ impl Apply<'_> {
                 interface: wanted.interface.clone(),
                 hook: wanted.hook.name().to_owned(),
                 class: wanted.class,
+                part: wanted.part,
+                parts: wanted.parts,
                 via: attached.via,
                 options: place.options(),
                 program: sys::program_info(&*entry)?.0,

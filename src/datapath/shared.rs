@@ -19,6 +19,7 @@ use crate::sys;
 const COUNTERS: &str = "counters-";
 const REASONS: &str = "reasons";
 const CHAIN_WORDS: &str = "chain_words";
+const HANDOVER: &str = "handover";
 
 /// The generation in force.
 pub(super) fn generation_of(shared: &Shared) -> abi::Generation {
@@ -52,6 +53,7 @@ pub(super) fn open_or_create(home: &Home, steps: u32) -> Result<Shared> {
             .collect::<Result<_>>()?,
         reasons: open(REASONS, new.reasons)?,
         chain_words: open(CHAIN_WORDS, new.chain_words)?,
+        handover: open(HANDOVER, new.handover)?,
     })
 }
 
@@ -70,8 +72,10 @@ pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>
         counters,
         open(REASONS)?,
         open(CHAIN_WORDS)?,
+        open(HANDOVER)?,
     );
-    let (Some(generation), Some(counters), Some(reasons), Some(chain_words)) = all else {
+    let (Some(generation), Some(counters), Some(reasons), Some(chain_words), Some(handover)) = all
+    else {
         return Ok(None);
     };
     Ok(Some(Shared {
@@ -79,6 +83,7 @@ pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>
         counters,
         reasons,
         chain_words,
+        handover,
     }))
 }
 

@@ -105,6 +105,9 @@ pub(crate) struct StoredAttachment {
     pub(crate) hook: String,
     /// Index of the class.
     pub(crate) class: usize,
+    /// Which of the programs that the policy is split over here, and how many these are.
+    pub(crate) part: usize,
+    pub(crate) parts: usize,
     pub(crate) via: Via,
     /// Mode and position that were asked for: others need another attachment.
     pub(crate) options: String,
@@ -113,16 +116,24 @@ pub(crate) struct StoredAttachment {
 }
 
 impl StoredAttachment {
-    /// What tells it apart from others: interface, hook and, at tc, the place among other
+    /// What tells it apart from others: interface, hook and, at tc, part and place among other
     /// programs. Another place is another attachment, so that both can be there during a change.
     pub(crate) fn id(&self) -> String {
-        attachment_id(self.ifindex, &self.hook, &self.options)
+        self.id_of_part(self.part)
+    }
+
+    /// The same for another part.
+    pub(crate) fn id_of_part(&self, part: usize) -> String {
+        attachment_id(self.ifindex, &self.hook, part, &self.options)
     }
 }
 
 /// See [`StoredAttachment::id`]; fit for the name of a pin.
-pub(crate) fn attachment_id(ifindex: u32, hook: &str, options: &str) -> String {
+pub(crate) fn attachment_id(ifindex: u32, hook: &str, part: usize, options: &str) -> String {
     let mut id = format!("{ifindex}-{hook}");
+    if part > 0 {
+        id.push_str(&format!("-{}", part + 1));
+    }
     if hook != Hook::Xdp.name() && options != "Last" {
         id.push('-');
         // Names of programs hold no hyphen, names of pins no dot.

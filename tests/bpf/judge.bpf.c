@@ -94,6 +94,17 @@ int judge_end(struct __sk_buff *skb)
 	return judge(skb) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
+/* Drops the packets to port 82, and leaves its own in the control block of all. */
+SEC("tc")
+int meddle(struct __sk_buff *skb)
+{
+	const struct tcphdr *tcp = ours((void *)(long)skb->data, (void *)(long)skb->data_end);
+
+	for (int i = 0; i < 5; i++)
+		skb->cb[i] = 0x5a5a5a5a;
+	return tcp && tcp->dest == bpf_htons(82) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
 SEC("xdp")
 int judge_xdp(struct xdp_md *ctx)
 {

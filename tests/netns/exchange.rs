@@ -56,12 +56,14 @@ fn rig(tc: Tc) -> Rig {
 }
 
 fn exchanges(tc: Tc, count: u32) {
-    exchanges_of(tc, count, 0, |k| mark_and_window(&json!(["p0"]), k, k));
+    exchanges_of(&rig(tc), count, 0, |k| {
+        mark_and_window(&json!(["p0"]), k, k)
+    });
 }
 
 /// `slack`: packets that need not be treated by exactly one policy.
-fn exchanges_of(tc: Tc, count: u32, slack: u64, policy: impl Fn(u32) -> Value) {
-    let rig = rig(tc);
+fn exchanges_of(rig: &Rig, count: u32, slack: u64, policy: impl Fn(u32) -> Value) {
+    let tc = rig.tc;
     rig.apply(&policy(1)).ok();
     let judge = Judge::new(&rig.near, "p0", At::Filter(60_000), true);
     let traffic = Traffic::start(&rig.far, "p0", both_families(80), 100_000);
@@ -113,13 +115,65 @@ fn root_exchange_clsact() {
 fn positions_exchange(tc: Tc) {
     const COUNT: u32 = 100;
     let cpus = std::thread::available_parallelism().unwrap().get() as u64;
-    exchanges_of(tc, COUNT, u64::from(COUNT) * cpus, |k| {
+    exchanges_of(&rig(tc), COUNT, u64::from(COUNT) * cpus, |k| {
         let mut chains = mark_and_window(&json!(["p0"]), k, k);
         if k % 2 == 0 {
             chains[0]["position"] = json!("first");
         }
         chains
     });
+}
+
+/// [`mark_and_window`] with mark and window set by different parts, where a run makes two calls.
+pub(crate) fn in_parts(interfaces: &Value, k: u32) -> Value {
+    let mut chains = mark_and_window(interfaces, k, k);
+    for chain in 0..2 {
+        chains[chain]["select"] = json!({ "tcp": {} });
+    }
+    chains
+}
+
+/// A packet is treated by one policy in all parts, of which there are as many as before.
+fn parts_exchange(tc: Tc, count: u32) {
+    let mut rig = rig(tc);
+    rig.calls = Some(2);
+    exchanges_of(&rig, count, 0, |k| in_parts(&json!(["p0"]), k));
+    assert_eq!(rig.attached(), 3);
+}
+
+#[test]
+fn root_exchange_parts_tcx() {
+    parts_exchange(Tc::Tcx, 500);
+}
+
+#[test]
+fn root_exchange_parts_clsact() {
+    parts_exchange(Tc::Clsact, 200);
+}
+
+/// One part, three and two by turns.
+fn numbers_of_parts_exchange(tc: Tc) {
+    let mut rig = rig(tc);
+    rig.calls = Some(4);
+    let port = json!({ "dport": { "in": ["80"] } });
+    exchanges_of(&rig, 150, 0, |k| {
+        let mut chains = mark_and_window(&json!(["p0"]), k, k);
+        // Steps of mark and clamp: 1 and 1, 3 and 3, 1 and 3.
+        for chain in [0, 1].iter().take((k % 3) as usize) {
+            chains[1 - chain]["select"] = json!({ "all": [{ "tcp": {} }, port] });
+        }
+        chains
+    });
+}
+
+#[test]
+fn root_exchange_numbers_of_parts_tcx() {
+    numbers_of_parts_exchange(Tc::Tcx);
+}
+
+#[test]
+fn root_exchange_numbers_of_parts_clsact() {
+    numbers_of_parts_exchange(Tc::Clsact);
 }
 
 #[test]

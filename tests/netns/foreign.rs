@@ -47,13 +47,14 @@ fn compile(source: &Path, object: &Path, define: &str) {
 pub(crate) fn modules(folder: &TempDir) -> PathBuf {
     let modules = folder.0.join("modules");
     std::fs::create_dir(&modules).unwrap();
-    for name in ["torn", "tally"] {
+    for (name, family, define) in [
+        ("torn", "tc", "-DEMPTCP_TC"),
+        ("tally", "tc", "-DEMPTCP_TC"),
+        ("solo", "tc", "-DEMPTCP_TC"),
+        ("solo", "xdp", "-DEMPTCP_XDP"),
+    ] {
         let source = root().join(format!("tests/modules-src/{name}.bpf.c"));
-        compile(
-            &source,
-            &modules.join(format!("{name}.tc.o")),
-            "-DEMPTCP_TC",
-        );
+        compile(&source, &modules.join(format!("{name}.{family}.o")), define);
     }
     modules
 }
@@ -95,13 +96,7 @@ impl Judge {
             At::TcxFirst => Some(raw::tcx_ingress(&program, index, true)),
             At::TcxLast => Some(raw::tcx_ingress(&program, index, false)),
             At::Filter(priority) => {
-                let mut hook = libbpf_rs::TcHookBuilder::new(program.as_fd())
-                    .ifindex(index as i32)
-                    .handle(1)
-                    .priority(priority.into())
-                    .hook(libbpf_rs::TC_INGRESS);
-                let _ = hook.create();
-                hook.attach().unwrap();
+                filter(&program, index, priority);
                 None
             }
         });
@@ -125,6 +120,17 @@ impl Judge {
             window: short(28),
         }
     }
+}
+
+/// Attaches a filter at ingress of an interface of the current namespace.
+pub(crate) fn filter(program: &OwnedFd, ifindex: u32, priority: u16) {
+    let mut hook = libbpf_rs::TcHookBuilder::new(program.as_fd())
+        .ifindex(ifindex as i32)
+        .handle(1)
+        .priority(priority.into())
+        .hook(libbpf_rs::TC_INGRESS);
+    let _ = hook.create();
+    hook.attach().unwrap();
 }
 
 /// Loads the judges; each has a map of its own.

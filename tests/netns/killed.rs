@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::json;
 
+use super::exchange::in_parts;
 use super::exchange::mark_and_window;
 use super::foreign;
 use super::foreign::At;
@@ -21,8 +22,10 @@ use super::traffic::probe;
 /// A policy that tells itself by mark and window at ingress, with an XDP program; odd ones run at
 /// egress too, with a map of a module.
 fn policy(k: u32, interfaces: &[&str]) -> Value {
-    let interfaces = json!(interfaces);
-    let mut chains = mark_and_window(&interfaces, k, k);
+    policy_of(mark_and_window(&json!(interfaces), k, k), k, interfaces)
+}
+
+fn policy_of(mut chains: Value, k: u32, interfaces: &[&str]) -> Value {
     let more = chains.as_array_mut().unwrap();
     more.push(
         json!({ "name": "seen", "hook": "xdp", "interfaces": interfaces,
@@ -66,7 +69,12 @@ impl Stand {
     fn reference(&self, number: u32, interfaces: &[&'static str]) -> Reference {
         let rig = &self.rig;
         let name = format!("{number}-{}.json", interfaces.join("-"));
-        let path = rig.policy(&name, &policy(number, interfaces));
+        // Split: odd ones into three parts, even ones into two.
+        let policy = match rig.calls.filter(|_| number % 2 == 1) {
+            Some(_) => policy_of(in_parts(&json!(interfaces), number), number, interfaces),
+            None => policy(number, interfaces),
+        };
+        let path = rig.policy(&name, &policy);
         rig.run(&["apply", &path]).ok();
         let reference = Reference {
             number: Some(number),
@@ -155,8 +163,9 @@ const PLACES: [(&str, bool); 7] = [
     ("before-cleanup", true),
 ];
 
-fn kill_everywhere(tc: Tc, thorough: bool) {
-    let stand = Stand::new(tc);
+fn kill_everywhere(tc: Tc, thorough: bool, calls: Option<u32>) {
+    let mut stand = Stand::new(tc);
+    stand.rig.calls = calls;
     let nothing = stand.nothing();
     let one = stand.reference(1, &["p0", "p1"]);
     let two = stand.reference(2, &["p0", "p1"]);
@@ -193,12 +202,19 @@ fn kill_everywhere(tc: Tc, thorough: bool) {
 
 #[test]
 fn root_killed_apply_tcx() {
-    kill_everywhere(Tc::Tcx, true);
+    kill_everywhere(Tc::Tcx, true, None);
 }
 
 #[test]
 fn root_killed_apply_clsact() {
-    kill_everywhere(Tc::Clsact, false);
+    kill_everywhere(Tc::Clsact, false, None);
+}
+
+#[test]
+fn root_killed_apply_of_parts() {
+    for tc in Tc::ALL {
+        kill_everywhere(tc, false, Some(2));
+    }
 }
 
 /// Killed at any time: old or new, never both, and the next apply clears the rest.

@@ -45,11 +45,23 @@ impl Frames {
 
 /// Attaches a program at TCX ingress of an interface of the current namespace.
 pub(crate) fn tcx_ingress(program: &OwnedFd, ifindex: u32, first: bool) -> OwnedFd {
-    let opts = libbpf_sys::bpf_link_create_opts {
+    let flags = if first { libbpf_sys::BPF_F_BEFORE } else { 0 };
+    tcx_ingress_at(program, ifindex, flags, 0)
+}
+
+/// The same right before another program.
+pub(crate) fn tcx_ingress_before(program: &OwnedFd, ifindex: u32, id: u32) -> OwnedFd {
+    let flags = libbpf_sys::BPF_F_BEFORE | libbpf_sys::BPF_F_ID;
+    tcx_ingress_at(program, ifindex, flags, id)
+}
+
+fn tcx_ingress_at(program: &OwnedFd, ifindex: u32, flags: u32, id: u32) -> OwnedFd {
+    let mut opts = libbpf_sys::bpf_link_create_opts {
         sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
-        flags: if first { libbpf_sys::BPF_F_BEFORE } else { 0 },
+        flags,
         ..Default::default()
     };
+    opts.__bindgen_anon_1.tcx.relative_id = id;
     // SAFETY: the options outlive the call; a new descriptor is ours.
     unsafe {
         let fd = libbpf_sys::bpf_link_create(
@@ -65,22 +77,31 @@ pub(crate) fn tcx_ingress(program: &OwnedFd, ifindex: u32, first: bool) -> Owned
 
 /// Programs of emptcp that TCX runs at an interface of the current namespace.
 pub(crate) fn count_tcx_entries(ifindex: u32) -> usize {
-    let mut count = 0;
-    for at in [libbpf_sys::BPF_TCX_INGRESS, libbpf_sys::BPF_TCX_EGRESS] {
-        let mut ids = [0u32; 64];
-        let mut opts = libbpf_sys::bpf_prog_query_opts {
-            sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _,
-            prog_ids: ids.as_mut_ptr(),
-            ..Default::default()
-        };
-        opts.__bindgen_anon_1.count = ids.len() as u32;
-        // SAFETY: `ids` has room for the count given, and outlives the call.
-        let ret = unsafe { libbpf_sys::bpf_prog_query_opts(ifindex as i32, at, &mut opts) };
-        if ret == 0 {
-            count += ids.iter().filter(|id| **id != 0 && is_entry(**id)).count();
-        }
+    let hooks = [libbpf_sys::BPF_TCX_INGRESS, libbpf_sys::BPF_TCX_EGRESS];
+    hooks.map(|at| tcx_entries(ifindex, at).len()).iter().sum()
+}
+
+/// Ids of the programs of emptcp at TCX ingress, in their order.
+pub(crate) fn tcx_ingress_entries(ifindex: u32) -> Vec<u32> {
+    tcx_entries(ifindex, libbpf_sys::BPF_TCX_INGRESS)
+}
+
+fn tcx_entries(ifindex: u32, at: libbpf_sys::bpf_attach_type) -> Vec<u32> {
+    let mut ids = [0u32; 64];
+    let mut opts = libbpf_sys::bpf_prog_query_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _,
+        prog_ids: ids.as_mut_ptr(),
+        ..Default::default()
+    };
+    opts.__bindgen_anon_1.count = ids.len() as u32;
+    // SAFETY: `ids` has room for the count given, and outlives the call.
+    let ret = unsafe { libbpf_sys::bpf_prog_query_opts(ifindex as i32, at, &mut opts) };
+    if ret != 0 {
+        return Vec::new();
     }
-    count
+    ids.into_iter()
+        .filter(|id| *id != 0 && is_entry(*id))
+        .collect()
 }
 
 fn is_entry(id: u32) -> bool {

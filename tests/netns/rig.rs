@@ -274,6 +274,8 @@ pub(crate) struct Rig {
     pub(crate) folder: TempDir,
     pub(crate) tc: Tc,
     pub(crate) modules: Option<PathBuf>,
+    /// Calls of one run, where they are fewer than the kernel makes.
+    pub(crate) calls: Option<u32>,
 }
 
 impl Rig {
@@ -285,6 +287,7 @@ impl Rig {
             folder: TempDir::new(),
             tc,
             modules: None,
+            calls: None,
         };
         for link in 0..links {
             rig.add_link(link);
@@ -320,6 +323,9 @@ impl Rig {
         command.args(args).env("EMPTCP_BPFFS", &self.bpffs.path);
         if self.tc == Tc::Clsact {
             command.env("EMPTCP_NO_TCX", "1");
+        }
+        if let Some(calls) = self.calls {
+            command.env("EMPTCP_CALLS", calls.to_string());
         }
         command
     }
