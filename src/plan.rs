@@ -170,11 +170,15 @@ pub fn plan(
 }
 
 /// Tail calls of the longest path of each attachment, for people.
-pub fn longest_paths<'p>(plan: &'p Plan, budget: &Budget<'_>) -> Vec<(&'p Attachment, usize)> {
+pub fn longest_paths<'p>(
+    plan: &'p Plan,
+    modules: &[Module],
+    budget: &Budget<'_>,
+) -> Vec<(&'p Attachment, usize)> {
     let paths: Vec<usize> = plan
         .classes
         .iter()
-        .map(|c| longest_path(&c.graph, budget).0)
+        .map(|c| longest_path(&c.graph, modules, budget).0)
         .collect();
     let attachments = plan.attachments.iter();
     attachments.map(|a| (a, paths[a.class])).collect()

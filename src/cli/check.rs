@@ -55,7 +55,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
         Ok(plan) => plan,
         Err(errors) => return print_invalid(context, &errors),
     };
-    let paths = longest_paths(&plan, &budget);
+    let paths = longest_paths(&plan, context.registry.modules(), &budget);
     if context.json {
         let paths: Vec<_> = paths
             .iter()

@@ -8,6 +8,7 @@ use super::Graph;
 use super::MOST_CALLS_PER_RUN;
 use super::Target;
 use super::compile;
+use super::join;
 use crate::module::Hook;
 use crate::module::Kind;
 use crate::module::Module;
@@ -19,8 +20,9 @@ use crate::policy::Diagnostic;
 pub struct Budget<'a> {
     /// Tail calls of one run, the one into the first step included.
     pub calls: usize,
-    /// The group of each node of a graph. A way inside a group costs nothing, any other a call.
-    pub groups: &'a dyn Fn(&Graph) -> Vec<usize>,
+    /// The groups of nodes that are one program each ([`join`]): a way inside a group costs nothing,
+    /// any other a call.
+    pub groups: &'a dyn Fn(&Graph, &[Module]) -> Vec<Vec<usize>>,
 }
 
 impl std::fmt::Debug for Budget<'_> {
@@ -32,11 +34,14 @@ impl std::fmt::Debug for Budget<'_> {
 }
 
 impl Default for Budget<'_> {
-    /// [`MOST_CALLS_PER_RUN`], each step a program of its own.
+    /// What the kernel grants, and what is joined as it is loaded.
     fn default() -> Self {
         Self {
             calls: MOST_CALLS_PER_RUN,
-            groups: &|graph| (0..graph.nodes.len()).collect(),
+            groups: &|graph, modules| {
+                let joinable = |module: &Module| module.joinable;
+                join(graph, |node| modules.get(node.module).is_some_and(joinable))
+            },
         }
     }
 }
@@ -46,9 +51,16 @@ impl Default for Budget<'_> {
 ///
 /// Errors count as ways on, and tests are taken to be independent of one another. Of
 /// equally long paths the one that matches first.
-pub fn longest_path(graph: &Graph, budget: &Budget<'_>) -> (usize, Vec<(usize, usize)>) {
-    let groups = (budget.groups)(graph);
-    let cost = |from: usize, to: usize| usize::from(groups.get(from) != groups.get(to));
+pub fn longest_path(
+    graph: &Graph,
+    modules: &[Module],
+    budget: &Budget<'_>,
+) -> (usize, Vec<(usize, usize)>) {
+    let mut group_of = vec![0; graph.nodes.len()];
+    for (group, nodes) in (budget.groups)(graph, modules).into_iter().enumerate() {
+        nodes.into_iter().for_each(|node| group_of[node] = group);
+    }
+    let cost = |from: usize, to: usize| usize::from(group_of[from] != group_of[to]);
     // Calls from each node on, and where they go on; targets have larger indices.
     let mut longest: Vec<(usize, Option<usize>)> = vec![(0, None); graph.nodes.len()];
     for (index, node) in graph.nodes.iter().enumerate().rev() {
@@ -90,7 +102,7 @@ pub fn check_run(
     modules: &[Module],
     budget: &Budget<'_>,
 ) -> Result<(), Diagnostic> {
-    let (calls, path) = longest_path(graph, budget);
+    let (calls, path) = longest_path(graph, modules, budget);
     let excess = path.iter().find(|(_, calls)| *calls > budget.calls);
     let Some(excess) = excess.and_then(|(index, _)| graph.nodes.get(*index)) else {
         return Ok(());

@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::ops::Range;
 
 use proptest::prelude::*;
 
@@ -324,6 +325,12 @@ fn shared_steps_have_names_of_their_own() {
     );
 }
 
+/// Each step is a program.
+const ALONE: Budget<'static> = Budget {
+    calls: MOST_CALLS_PER_RUN,
+    groups: &|graph, _| apart(graph),
+};
+
 #[test]
 fn runs_are_limited() {
     let tests = |from: u32, n: u32| {
@@ -337,8 +344,8 @@ fn runs_are_limited() {
         let chains = bound(policy);
         let chains: Vec<&BoundChain<'_>> = chains.iter().collect();
         let graph = compile(Hook::TcIngress, &chains, &registry());
-        let budget = Budget::default();
-        let (steps, path) = longest_path(&graph, &budget);
+        let budget = ALONE;
+        let (steps, path) = longest_path(&graph, &registry(), &budget);
         assert_eq!(steps, path.len());
         let at = |hook| split(hook, &chains, &registry(), &budget).map_err(|e| e.to_string());
         let split = at(Hook::TcIngress);
@@ -370,7 +377,7 @@ fn runs_are_limited() {
     let (steps, run, runs) = check(&alone);
     assert_eq!(steps, 34);
     assert_eq!(runs.unwrap_err(), run.unwrap_err());
-    // Equal tests are one: 64 chains of two selectors fit where nothing edits.
+    // Of two selectors of each chain the chain before has made one.
     let many: Vec<String> = (0..15).map(|n| tests(n, 2)).collect();
     let many: Vec<(&str, &str)> = many
         .iter()
@@ -382,10 +389,13 @@ fn runs_are_limited() {
     let chains: Vec<&BoundChain<'_>> = chains.iter().collect();
     let fours = Budget {
         calls: 9,
-        groups: &|graph| (0..graph.nodes.len()).map(|n| n / 4).collect(),
+        groups: &|graph, _| {
+            let nodes: Vec<usize> = (0..graph.nodes.len()).collect();
+            nodes.chunks(4).map(<[usize]>::to_vec).collect()
+        },
     };
     let graph = compile(Hook::TcIngress, &chains, &registry());
-    assert_eq!(longest_path(&graph, &fours).0, 9);
+    assert_eq!(longest_path(&graph, &registry(), &fours).0, 9);
     assert!(check_run(&graph, &chains, &registry(), &fours).is_ok());
     let less = Budget { calls: 8, ..fours };
     assert_eq!(
@@ -642,17 +652,22 @@ impl Model<'_> {
         }
     }
 
-    fn graph(&mut self, graph: &Graph) {
+    /// `first`: the chain that the graph begins with. `false`: later parts do not run.
+    fn graph(&mut self, graph: &Graph, first: usize) -> bool {
         let mut at = graph.start;
+        let mut ended = false;
         while let Target::Node(index) = at {
             let node = &graph.nodes[index];
-            at = match self.step(node.chain, node.module, &node.params) {
+            let outcome = self.step(first + node.chain, node.module, &node.params);
+            ended = outcome != Outcome::Error && self.modules[node.module].flags.ends;
+            at = match outcome {
                 Outcome::Match => node.match_to,
                 Outcome::Miss => node.miss_to,
                 Outcome::Error => node.error_to,
             };
         }
         self.run.dropped = at == Target::Drop;
+        !ended && !self.run.dropped
     }
 }
 
@@ -674,11 +689,22 @@ proptest! {
     /// Every step runs in the same order as in the plain model (but for tests whose outcome is
     /// known already), and the packet fares the same.
     #[test]
-    fn the_graph_does_what_the_words_say(text in policies(), seeds in any::<[u64; 16]>()) {
+    fn the_graph_does_what_the_words_say(
+        text in policies(), calls in 1..20usize, seeds in any::<[u64; 16]>()
+    ) {
         let modules = registry();
         let policy = policy_of(&text);
         let chains = bound(&policy);
         let graph = compile(Hook::TcIngress, &chains.iter().collect::<Vec<_>>(), &modules);
+        let all: Vec<&BoundChain<'_>> = chains.iter().collect();
+        let parts = split(Hook::TcIngress, &all, &modules, &Budget { calls, ..ALONE });
+        let parts = parts.map(|parts| {
+            let graph = |part: &Range<usize>| compile(Hook::TcIngress, &all[part.clone()], &modules);
+            parts.into_iter().map(|part| (part.clone(), graph(&part))).collect::<Vec<_>>()
+        });
+        for (_, graph) in parts.iter().flatten() {
+            prop_assert!(longest_path(graph, &modules, &ALONE).0 <= calls);
+        }
         for (i, seed) in seeds.into_iter().enumerate() {
             let oracle = Oracle { seed, errors: i % 2 == 0 };
             let new = || Model {
@@ -692,10 +718,19 @@ proptest! {
             };
             let (mut plain, mut compiled) = (new(), new());
             plain.chains();
-            compiled.graph(&graph);
-            prop_assert!(compiled.count <= longest_path(&graph, &Budget::default()).0);
+            compiled.graph(&graph, 0);
+            prop_assert!(compiled.count <= longest_path(&graph, &modules, &ALONE).0);
             prop_assert!(compiled.count <= plain.count);
-            prop_assert_eq!(compiled.run, plain.run, "{}", shown(&graph));
+            prop_assert_eq!(&compiled.run, &plain.run, "{}", shown(&graph));
+            // In parts the packet fares the same; a test is made again in each.
+            let Ok(parts) = &parts else { continue };
+            let mut parted = new();
+            for (part, graph) in parts {
+                if !parted.graph(graph, part.start) {
+                    break;
+                }
+            }
+            prop_assert_eq!(parted.run, plain.run);
         }
     }
 

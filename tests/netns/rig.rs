@@ -274,7 +274,7 @@ pub(crate) struct Rig {
     pub(crate) folder: TempDir,
     pub(crate) tc: Tc,
     pub(crate) modules: Option<PathBuf>,
-    /// Calls of one run, where they are fewer than the kernel makes.
+    /// Calls of one run, where they are not those that the kernel makes; each step costs one.
     pub(crate) calls: Option<u32>,
 }
 
