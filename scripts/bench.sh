@@ -108,7 +108,8 @@ kernel_memory() {
 		import json, sys
 		read = lambda name: json.load(open(sys.argv[1] + "/" + name))
 		progs, maps = read("progs"), {m["id"]: m for m in read("maps")}
-		entries = {a["program"] for a in read("status.json")["attachments"]}
+		attachments = read("status.json")["attachments"]
+		entries = {a["program"] for a in attachments}
 		# From the entry programs to the constants and maps that they share with their steps.
 		known, own = set(), {p["id"] for p in progs if p["id"] in entries}
 		shared = lambda p: {m for m in p.get("map_ids", []) if maps.get(m, {}).get("name") in
@@ -121,10 +122,10 @@ kernel_memory() {
 		        own.add(p["id"])
 		programs = [p for p in progs if p["id"] in own]
 		used = {m for p in programs for m in p.get("map_ids", [])}
-		steps = len(programs) - len(entries)
+		steps = sum(a["steps"] for a in attachments)
 		size = sum(p["bytes_memlock"] for p in programs) + sum(p.get("bytes_jited", 0) for p in programs)
 		size_maps = sum(maps[m]["bytes_memlock"] for m in used if m in maps)
-		print(f"kernel memory: {steps} steps, programs {size / 1e6:.1f} MB, {size / steps:.0f} bytes a step; "
+		print(f"kernel memory: {steps} steps in {len(programs) - len(entries)} programs, {size / 1e6:.1f} MB, {size / steps:.0f} bytes a step; "
 		      f"maps {size_maps / 1e6:.1f} MB (bytes_memlock and bytes_jited of bpftool)")
 	END
 }

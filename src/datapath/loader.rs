@@ -25,6 +25,7 @@ use crate::abi;
 use crate::abi::Framing;
 use crate::abi::Is;
 use crate::graph;
+use crate::graph::Budget;
 use crate::graph::Graph;
 use crate::graph::Node;
 use crate::graph::Target;
@@ -347,17 +348,32 @@ impl<'r> Loader<'r> {
         shared: &Shared,
         state: &mut dyn FnMut(StateMap<'_>) -> Result<MapHandle>,
     ) -> Result<LoadedClass> {
+        let registry = self.registry;
         if class.join {
-            let registry = self.registry;
             let joinable = |node: &Node| registry.modules()[node.module].joinable;
             let groups = graph::join(&class.graph, joinable);
             if let Some(loaded) = self.load_groups(class, &groups, shared, state)? {
                 return Ok(loaded);
             }
         }
-        // The verifier refuses steps joined, or is to be asked about each alone: it says which one.
-        self.load_groups(class, &graph::apart(&class.graph), shared, state)?
-            .context("steps cannot be loaded")
+        // Steps that are refused joined may be taken alone; else the verifier says which one it
+        // refuses.
+        let loaded = self
+            .load_groups(class, &graph::apart(&class.graph), shared, state)?
+            .context("steps cannot be loaded")?;
+        let alone = Budget {
+            groups: &|graph, _| graph::apart(graph),
+            ..Budget::default()
+        };
+        let (calls, _) = graph::longest_path(&class.graph, registry.modules(), &alone);
+        if class.join && calls > alone.calls {
+            return Err(anyhow!(
+                "the kernel takes the steps at {} one by one only, not joined, and a packet can                  meet {calls} of them, more than the {} tail calls of one run: use fewer steps",
+                class.hook,
+                alone.calls
+            ));
+        }
+        Ok(loaded)
     }
 
     /// Loads each group of nodes as one program; `None`: one of several steps was refused.

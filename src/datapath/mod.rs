@@ -5,6 +5,7 @@ mod attach;
 mod code;
 mod compare;
 mod counters;
+mod exchange;
 mod inspect;
 mod instance;
 mod loader;

@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
-use std::os::fd::OwnedFd;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -26,18 +25,13 @@ use sha2::Digest as _;
 use sha2::Sha256;
 
 use super::attach;
-use super::attach::Neighbour;
-use super::attach::Undo;
 use super::attach::Wanted;
 use super::counters::Counted;
+use super::exchange::Change;
 use super::inspect;
 use super::loader::Class;
-use super::loader::LoadedClass;
 use super::loader::Loader;
-use super::loader::Part;
 use super::loader::Shared;
-use super::loader::Side;
-use super::loader::Start;
 use super::netlink::interfaces;
 use super::numbers::bases;
 use super::numbers::needed;
@@ -49,17 +43,11 @@ use super::shared::next_number;
 use super::shared::open_shared;
 use super::state::KEPT;
 use super::state::STATE;
-use super::state::state_map;
 use super::state::state_name;
 use super::stored;
 use super::stored::GENERATION;
 use super::stored::Stored;
-use super::stored::StoredAlso;
-use super::stored::StoredAttachment;
-use super::stored::StoredClass;
-use super::stored::StoredStep;
 use super::stored::Via;
-use super::stored::array_pin;
 use super::stored::generation;
 use super::stored::in_force;
 use super::stored::stored_at;
@@ -104,7 +92,7 @@ pub struct Apply<'a> {
 }
 
 /// Classes with their digests: see [`Apply::digest`].
-type Digested = Vec<(Class, String)>;
+pub(super) type Digested = Vec<(Class, String)>;
 
 impl Apply<'_> {
     /// Puts the policy in force.
@@ -169,7 +157,15 @@ impl Apply<'_> {
         pin::create_folder(&folder)?;
         let kept = pin::list(&home.join(STATE))?;
         let mut undo = Vec::new();
-        let published = self.exchange(home, stored.as_ref(), &shared, &classes, number, &mut undo);
+        let change = Change {
+            apply: self,
+            home,
+            stored: stored.as_ref(),
+            shared: &shared,
+            classes: &classes,
+            number,
+        };
+        let published = change.run(&mut undo);
         let mut now = match published {
             Ok(now) => now,
             Err(error) => {
@@ -345,7 +341,10 @@ impl Apply<'_> {
             && inspect::drift(home, stored).is_empty()
     }
 
-    fn wanted<'b>(&'b self, attachment: &'b crate::plan::Attachment) -> Option<Wanted<'b>> {
+    pub(super) fn wanted<'b>(
+        &'b self,
+        attachment: &'b crate::plan::Attachment,
+    ) -> Option<Wanted<'b>> {
         Some(Wanted {
             interface: self.interfaces.by_index(attachment.ifindex)?,
             hook: attachment.hook,
@@ -354,161 +353,6 @@ impl Apply<'_> {
             position: &attachment.position,
             neighbour: None,
         })
-    }
-
-    /// Loads what is new, and exchanges the entry programs.
-    fn exchange(
-        &self,
-        home: &Home,
-        stored: Option<&Stored>,
-        shared: &Shared,
-        classes: &[(Class, String)],
-        number: u64,
-        undo: &mut Vec<Undo>,
-    ) -> Result<Stored> {
-        let folder = home.join(stored::generation_folder(number));
-        let mut loader = Loader::new(self.registry, self.kernel);
-        let mut loaded = Vec::new();
-        for (index, (class, digest)) in classes.iter().enumerate() {
-            let present = match stored {
-                Some(stored) => present_class(home, stored, digest)?,
-                None => None,
-            };
-            let class = match present {
-                Some(class) => class,
-                None => loader.load_class(class, shared, &mut |wanted| state_map(home, &wanted))?,
-            };
-            let pin = folder.join(format!("{index}-progs"));
-            sys::pin(&class.array, &pin)
-                .with_context(|| format!("cannot pin {}", pin.display()))?;
-            loaded.push(class);
-        }
-        fail_point!("loaded");
-
-        let arrays = match stored {
-            Some(stored) => old_arrays(home, stored)?,
-            None => Vec::new(),
-        };
-        let mut entries: HashMap<(usize, Option<usize>, Part), OwnedFd> = HashMap::new();
-        let mut attachments: Vec<StoredAttachment> = Vec::new();
-        for wanted in &self.plan.attachments {
-            let (class, _) = &classes[wanted.class];
-            let next = Side {
-                generation: number,
-                array: &loaded[wanted.class].array,
-                start: class.start(),
-            };
-            let mut place = self.wanted(wanted).context("an interface has gone")?;
-            let present = stored.and_then(|s| s.attachment(&place.id()));
-            let in_parts = wanted.parts > 1 || present.is_some_and(|p| p.parts > 1);
-            let part = match wanted.part {
-                0 if in_parts => Part::First,
-                0 => Part::Only,
-                _ => Part::Later,
-            };
-            place.neighbour = match (wanted.part, present, stored) {
-                // The parts of an attachment follow each other in the plan.
-                (1.., _, _) => attachments.last().map(|a| Neighbour::Behind(a.program)),
-                // A first part that has been removed comes back before the others.
-                (0, Some(p), Some(stored)) => (1..p.parts)
-                    .filter_map(|part| stored.attachment(&p.id_of_part(part)))
-                    .find_map(|later| attach::running(home, later))
-                    .map(Neighbour::Before),
-                _ => None,
-            };
-            // Arrays of another flavour cannot be called: packets pass until the change.
-            let before =
-                present.filter(|p| stored.is_some_and(|s| s.classes[p.class].frags == class.frags));
-            let prev = before.zip(stored).map(|(present, stored)| Side {
-                generation: stored.generation,
-                array: &arrays[present.class],
-                start: Start {
-                    slot: stored.classes[present.class].start,
-                    undecidable: stored.classes[present.class].undecidable,
-                },
-            });
-            let key = (wanted.class, before.map(|p| p.class), part);
-            let entry = match entries.entry(key) {
-                std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
-                std::collections::hash_map::Entry::Vacant(e) => {
-                    e.insert(loader.load_entry(class, shared, part, &next, prev.as_ref())?)
-                }
-            };
-            let attached = attach::attach(home, &place, present, &*entry)?;
-            undo.push(attached.undo);
-            attachments.push(StoredAttachment {
-                ifindex: wanted.ifindex,
-                interface: wanted.interface.clone(),
-                hook: wanted.hook.name().to_owned(),
-                class: wanted.class,
-                part: wanted.part,
-                parts: wanted.parts,
-                via: attached.via,
-                options: place.options(),
-                program: sys::program_info(&*entry)?.0,
-            });
-            fail_point!("attached");
-        }
-        Ok(Stored {
-            emptcp: env!("CARGO_PKG_VERSION").to_owned(),
-            generation: number,
-            netns_cookie: sys::netns_cookie(),
-            policy: self.policy.clone(),
-            counters: 0,
-            ids: BTreeMap::new(),
-            bases: BTreeMap::new(),
-            classes: self.stored_classes(classes, &loaded)?,
-            attachments,
-        })
-    }
-
-    fn stored_classes(
-        &self,
-        classes: &[(Class, String)],
-        loaded: &[LoadedClass],
-    ) -> Result<Vec<StoredClass>> {
-        let modules = self.registry.modules();
-        let mut all = Vec::new();
-        for (((class, digest), loaded), plan) in classes.iter().zip(loaded).zip(&self.plan.classes)
-        {
-            let start = class.start();
-            let chain_name =
-                |chain: usize| self.chains[plan.chains[chain]].chain.name.value.clone();
-            let steps = class
-                .graph
-                .nodes
-                .iter()
-                .enumerate()
-                .map(|(number, node)| StoredStep {
-                    chain: chain_name(node.chain),
-                    key: node.key.clone(),
-                    order: node.order,
-                    also: node
-                        .also
-                        .iter()
-                        .map(|also| StoredAlso {
-                            chain: chain_name(also.chain),
-                            key: also.key.clone(),
-                            order: also.order,
-                        })
-                        .collect(),
-                    module: modules[node.module].name.clone(),
-                    first_actor: node.first_actor,
-                    id: class.ids[number],
-                    slot: loaded.programs[number].0,
-                    program: loaded.programs[number].1,
-                });
-            all.push(StoredClass {
-                digest: digest.clone(),
-                hook: class.hook.name().to_owned(),
-                frags: class.frags,
-                start: start.slot,
-                undecidable: start.undecidable,
-                array: loaded.array.info()?.info.id,
-                steps: steps.collect(),
-            });
-        }
-        Ok(all)
     }
 
     /// Removes the state of steps that are no more.
@@ -558,31 +402,6 @@ pub fn delete() -> Result<bool> {
     sweep(home, None)?;
     clear(home)?;
     Ok(stored.is_some())
-}
-
-fn old_arrays(home: &Home, stored: &Stored) -> Result<Vec<MapHandle>> {
-    let open = |class| {
-        MapHandle::from_pinned_path(array_pin(home, stored.generation, class))
-            .context("cannot open the steps in force")
-    };
-    (0..stored.classes.len()).map(open).collect()
-}
-
-/// A class in force that does the same: it stays as it is.
-fn present_class(home: &Home, stored: &Stored, digest: &str) -> Result<Option<LoadedClass>> {
-    let Some(index) = stored.classes.iter().position(|c| c.digest == digest) else {
-        return Ok(None);
-    };
-    let class = &stored.classes[index];
-    let pin = array_pin(home, stored.generation, index);
-    let Ok(array) = MapHandle::from_pinned_path(pin) else {
-        return Ok(None);
-    };
-    if !inspect::slots_match(&array, class) {
-        return Ok(None);
-    }
-    let programs = class.steps.iter().map(|s| (s.slot, s.program)).collect();
-    Ok(Some(LoadedClass { array, programs }))
 }
 
 /// Attachments that the new policy does not have: their entry programs know

@@ -1,0 +1,322 @@
+//! From the old generation to the new: everything is loaded, and the entry
+//! programs are exchanged.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::anyhow;
+use fail::fail_point;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapHandle;
+
+use super::attach;
+use super::attach::Attached;
+use super::attach::Neighbour;
+use super::attach::Undo;
+use super::attach::Wanted;
+use super::inspect;
+use super::loader::LoadedClass;
+use super::loader::Loader;
+use super::loader::Part;
+use super::loader::Shared;
+use super::loader::Side;
+use super::loader::Start;
+use super::publish::Apply;
+use super::publish::Digested;
+use super::state::state_map;
+use super::stored;
+use super::stored::Stored;
+use super::stored::StoredAlso;
+use super::stored::StoredAttachment;
+use super::stored::StoredClass;
+use super::stored::StoredStep;
+use super::stored::array_pin;
+use crate::pin::Home;
+use crate::plan::Attachment;
+use crate::sys;
+
+/// One generation that is to follow another.
+pub(super) struct Change<'a> {
+    pub(super) apply: &'a Apply<'a>,
+    pub(super) home: &'a Home,
+    /// What is in force.
+    pub(super) stored: Option<&'a Stored>,
+    pub(super) shared: &'a Shared,
+    pub(super) classes: &'a Digested,
+    /// Of the new generation.
+    pub(super) number: u64,
+}
+
+/// An attachment that is ready.
+struct Job<'a> {
+    place: Wanted<'a>,
+    present: Option<&'a StoredAttachment>,
+    entry: Arc<OwnedFd>,
+}
+
+impl<'a> Change<'a> {
+    /// Loads what is new, and exchanges the entry programs. `undo`: what takes that back.
+    ///
+    /// Attaching happens in a thread of its own: the kernel waits for a grace period where it
+    /// attaches to a hook for the first time.
+    pub(super) fn run(&self, undo: &mut Vec<Undo>) -> Result<Stored> {
+        let (jobs, queue) = mpsc::channel::<Job<'_>>();
+        let mut loaded: Vec<Option<LoadedClass>> = self.classes.iter().map(|_| None).collect();
+        let home = self.home;
+        let (prepared, attached, failed) = thread::scope(|scope| {
+            let attacher = scope.spawn(move || attach_all(home, queue));
+            let prepared = self.prepare(&mut loaded, jobs);
+            match attacher.join() {
+                Ok((attached, failed)) => (prepared, attached, failed),
+                Err(_) => (prepared, Vec::new(), Err(anyhow!("attaching has failed"))),
+            }
+        });
+        let mut via = Vec::new();
+        for attached in attached {
+            undo.push(attached.undo);
+            via.push(attached.via);
+        }
+        failed?;
+        let mut attachments = prepared?;
+        for (attachment, via) in attachments.iter_mut().zip(via) {
+            attachment.via = via;
+        }
+        Ok(Stored {
+            emptcp: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: self.number,
+            netns_cookie: sys::netns_cookie(),
+            policy: self.apply.policy.clone(),
+            counters: self.shared.counters.len(),
+            ids: BTreeMap::new(),
+            bases: BTreeMap::new(),
+            classes: self.stored_classes(&loaded)?,
+            attachments,
+        })
+    }
+
+    /// Loads all that the attachments need, and hands one after the other over.
+    fn prepare(
+        &self,
+        loaded: &mut [Option<LoadedClass>],
+        jobs: mpsc::Sender<Job<'a>>,
+    ) -> Result<Vec<StoredAttachment>> {
+        let mut loader = Loader::new(self.apply.registry, self.apply.kernel);
+        if self.stored.is_some() {
+            // Nothing of a policy in force is exchanged before all of the new one is there.
+            for (index, class) in loaded.iter_mut().enumerate() {
+                *class = Some(self.load_class(&mut loader, index)?);
+            }
+            fail_point!("loaded");
+        }
+        let arrays = match self.stored {
+            Some(stored) => old_arrays(self.home, stored)?,
+            None => Vec::new(),
+        };
+        let mut entries: HashMap<(usize, Option<usize>, Part), Arc<OwnedFd>> = HashMap::new();
+        let mut attachments: Vec<StoredAttachment> = Vec::new();
+        for wanted in &self.apply.plan.attachments {
+            let class = match &mut loaded[wanted.class] {
+                Some(class) => class,
+                none => none.insert(self.load_class(&mut loader, wanted.class)?),
+            };
+            let (place, present, part) = self.place(wanted, attachments.last())?;
+            let before = self.before(present, wanted);
+            let prev = before.zip(self.stored).map(|(present, stored)| Side {
+                generation: stored.generation,
+                array: &arrays[present.class],
+                start: Start {
+                    slot: stored.classes[present.class].start,
+                    undecidable: stored.classes[present.class].undecidable,
+                },
+            });
+            let (own, _) = &self.classes[wanted.class];
+            let next = Side {
+                generation: self.number,
+                array: &class.array,
+                start: own.start(),
+            };
+            let entry = match entries.entry((wanted.class, before.map(|p| p.class), part)) {
+                std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
+                std::collections::hash_map::Entry::Vacant(e) => e.insert(Arc::new(
+                    loader.load_entry(own, self.shared, part, &next, prev.as_ref())?,
+                )),
+            };
+            attachments.push(StoredAttachment {
+                ifindex: wanted.ifindex,
+                interface: wanted.interface.clone(),
+                hook: wanted.hook.name().to_owned(),
+                class: wanted.class,
+                part: wanted.part,
+                parts: wanted.parts,
+                // Attaching will tell.
+                via: stored::Via::Tcx,
+                options: place.options(),
+                program: sys::program_info(&**entry)?.0,
+            });
+            let job = Job {
+                place,
+                present,
+                entry: Arc::clone(entry),
+            };
+            if jobs.send(job).is_err() {
+                // Attaching has failed, and says why.
+                break;
+            }
+        }
+        if self.stored.is_none() {
+            fail_point!("loaded");
+        }
+        Ok(attachments)
+    }
+
+    /// The program array of a class: that in force where it does the same.
+    fn load_class(&self, loader: &mut Loader<'_>, index: usize) -> Result<LoadedClass> {
+        let (class, digest) = &self.classes[index];
+        let present = match self.stored {
+            Some(stored) => present_class(self.home, stored, digest)?,
+            None => None,
+        };
+        let class = match present {
+            Some(class) => class,
+            None => loader.load_class(class, self.shared, &mut |wanted| {
+                state_map(self.home, &wanted)
+            })?,
+        };
+        let pin = array_pin(self.home, self.number, index);
+        sys::pin(&class.array, &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+        Ok(class)
+    }
+
+    /// Where an attachment belongs, what is there, and which part of its hook it is. `last`: the
+    /// one before it.
+    fn place(
+        &self,
+        wanted: &'a Attachment,
+        last: Option<&StoredAttachment>,
+    ) -> Result<(Wanted<'a>, Option<&'a StoredAttachment>, Part)> {
+        let mut place = self.apply.wanted(wanted).context("an interface has gone")?;
+        let present = self.stored.and_then(|s| s.attachment(&place.id()));
+        let in_parts = wanted.parts > 1 || present.is_some_and(|p| p.parts > 1);
+        let part = match wanted.part {
+            0 if in_parts => Part::First,
+            0 => Part::Only,
+            _ => Part::Later,
+        };
+        place.neighbour = match (wanted.part, present, self.stored) {
+            // The parts of an attachment follow each other in the plan.
+            (1.., _, _) => last.map(|a| Neighbour::Behind(a.program)),
+            // A first part that has been removed comes back before the others.
+            (0, Some(p), Some(stored)) => (1..p.parts)
+                .filter_map(|part| stored.attachment(&p.id_of_part(part)))
+                .find_map(|later| attach::running(self.home, later))
+                .map(Neighbour::Before),
+            _ => None,
+        };
+        Ok((place, present, part))
+    }
+
+    /// What an entry program can go on running until the change: arrays of another flavour cannot
+    /// be called, packets pass so long.
+    fn before(
+        &self,
+        present: Option<&'a StoredAttachment>,
+        wanted: &Attachment,
+    ) -> Option<&'a StoredAttachment> {
+        let frags = self.classes[wanted.class].0.frags;
+        present.filter(|p| {
+            self.stored
+                .is_some_and(|s| s.classes[p.class].frags == frags)
+        })
+    }
+
+    fn stored_classes(&self, loaded: &[Option<LoadedClass>]) -> Result<Vec<StoredClass>> {
+        let apply = self.apply;
+        let modules = apply.registry.modules();
+        let mut all = Vec::new();
+        let planned = self.classes.iter().zip(&apply.plan.classes);
+        for (((class, digest), plan), loaded) in planned.zip(loaded) {
+            let loaded = loaded.as_ref().context("a class is attached nowhere")?;
+            let start = class.start();
+            let chain_name =
+                |chain: usize| apply.chains[plan.chains[chain]].chain.name.value.clone();
+            let steps = class
+                .graph
+                .nodes
+                .iter()
+                .enumerate()
+                .map(|(number, node)| StoredStep {
+                    chain: chain_name(node.chain),
+                    key: node.key.clone(),
+                    order: node.order,
+                    also: node
+                        .also
+                        .iter()
+                        .map(|also| StoredAlso {
+                            chain: chain_name(also.chain),
+                            key: also.key.clone(),
+                            order: also.order,
+                        })
+                        .collect(),
+                    module: modules[node.module].name.clone(),
+                    first_actor: node.first_actor,
+                    id: class.ids[number],
+                    slot: loaded.programs[number].0,
+                    program: loaded.programs[number].1,
+                });
+            all.push(StoredClass {
+                digest: digest.clone(),
+                hook: class.hook.name().to_owned(),
+                frags: class.frags,
+                start: start.slot,
+                undecidable: start.undecidable,
+                array: loaded.array.info()?.info.id,
+                steps: steps.collect(),
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// Attaches what comes, up to the first that fails.
+fn attach_all(home: &Home, queue: mpsc::Receiver<Job<'_>>) -> (Vec<Attached>, Result<()>) {
+    let mut all = Vec::new();
+    for job in queue {
+        match attach::attach(home, &job.place, job.present, &*job.entry) {
+            Ok(attached) => all.push(attached),
+            Err(error) => return (all, Err(error)),
+        }
+        fail_point!("attached");
+    }
+    (all, Ok(()))
+}
+
+fn old_arrays(home: &Home, stored: &Stored) -> Result<Vec<MapHandle>> {
+    let open = |class| {
+        MapHandle::from_pinned_path(array_pin(home, stored.generation, class))
+            .context("cannot open the steps in force")
+    };
+    (0..stored.classes.len()).map(open).collect()
+}
+
+/// A class in force that does the same: it stays as it is.
+fn present_class(home: &Home, stored: &Stored, digest: &str) -> Result<Option<LoadedClass>> {
+    let Some(index) = stored.classes.iter().position(|c| c.digest == digest) else {
+        return Ok(None);
+    };
+    let class = &stored.classes[index];
+    let pin = array_pin(home, stored.generation, index);
+    let Ok(array) = MapHandle::from_pinned_path(pin) else {
+        return Ok(None);
+    };
+    if !inspect::slots_match(&array, class) {
+        return Ok(None);
+    }
+    let programs = class.steps.iter().map(|s| (s.slot, s.program)).collect();
+    Ok(Some(LoadedClass { array, programs }))
+}
