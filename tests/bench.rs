@@ -39,6 +39,16 @@ fn root_bench_prints_chains_and_modules() {
             assert_eq!(chain["steps"].as_array().unwrap().len(), steps);
         }
     }
+    let many = report["many"].as_array().unwrap();
+    for hook in ["xdp", "tc-ingress"] {
+        let of_64 = many
+            .iter()
+            .filter(|m| m["hook"] == hook && m["chains"] == 64);
+        assert_eq!(of_64.clone().count(), 3, "{hook}");
+        for cost in of_64 {
+            numbers(cost, &["ns", "entry_ns", "calls"]);
+        }
+    }
     let modules = report["modules"].as_array().unwrap();
     assert!(!modules.is_empty());
     for module in modules {

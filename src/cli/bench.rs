@@ -5,6 +5,8 @@
 //! the rounds. Beside a chain stand a monolithic program that does the same, and
 //! an empty one (the floor).
 
+mod many;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -228,6 +230,11 @@ pub(super) fn run(context: &super::Context, args: &Args) -> Result<Done> {
         }
     }
 
+    let mut many = Vec::new();
+    for hook in HOOKS {
+        many.extend(many::load(&context.registry, kernel, hook, &mut bench)?);
+    }
+
     bench.measure(args.rounds, args.repeat)?;
 
     let chains: Vec<_> = compared
@@ -278,13 +285,21 @@ pub(super) fn run(context: &super::Context, args: &Args) -> Result<Done> {
             floor_ns: bench.median(floors[&hook]),
         })
         .collect();
+    let floor = |hook| bench.median(floors[&hook]);
+    let entry = |hook| bench.median(entries[&hook]);
+    let many: Vec<_> = many
+        .into_iter()
+        .map(|m| many::cost(m, &bench, floor, entry))
+        .collect();
     if context.json {
         print_json(&json!({
             "rounds": args.rounds, "repeat": args.repeat, "counters": !args.no_counters,
-            "chains": chains, "modules": modules
+            "chains": chains, "modules": modules, "many": many
         }))?;
     } else {
         print(!args.no_counters, &chains, &modules);
+        many::print(&many);
+        eprintln!("emptcp: nanoseconds a packet, medians");
     }
     Ok(Done::Yes)
 }
@@ -653,5 +668,4 @@ fn print(counters: bool, chains: &[ChainCost], modules: &[ModuleCost]) {
         ]);
     }
     println!("{single}");
-    eprintln!("emptcp: nanoseconds a packet, medians");
 }
