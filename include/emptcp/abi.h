@@ -89,7 +89,8 @@ enum emptcp_is {
 	EMPTCP_IS_FOLLOWED,
 	/** Packets begin with an IP header (EMPTCP_FRAMING_IP). */
 	EMPTCP_IS_RAW_IP,
-	/** Another part of the policy follows at this hook: a packet that ends here is kept from it. */
+	/** Another part of the policy follows at this hook: packets that end here must not meet it.
+	 */
 	EMPTCP_IS_MORE,
 	/** With a way: it leads out of emptcp, the packet passes. */
 	EMPTCP_IS_PASS = 16,

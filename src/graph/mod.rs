@@ -19,6 +19,7 @@ pub use join::apart;
 pub use join::join;
 pub(crate) use join::predecessors;
 pub use path::Budget;
+pub use path::Groups;
 pub use path::check_run;
 pub use path::longest_path;
 pub use path::proves_lookup;

@@ -1,6 +1,7 @@
 //! Paths through a graph.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::ops::Range;
 
 use super::BoundChain;
@@ -22,8 +23,11 @@ pub struct Budget<'a> {
     pub calls: usize,
     /// The groups of nodes that are one program each ([`join`]): a way inside a group costs nothing,
     /// any other a call.
-    pub groups: &'a dyn Fn(&Graph, &[Module]) -> Vec<Vec<usize>>,
+    pub groups: &'a Groups,
 }
+
+/// Puts the nodes of a graph into groups.
+pub type Groups = dyn Fn(&Graph, &[Module]) -> Vec<Vec<usize>>;
 
 impl std::fmt::Debug for Budget<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -152,7 +156,7 @@ pub fn split(
     };
     let whole = fits(0..chains.len());
     if hook == Hook::Xdp || whole.is_ok() {
-        return whole.map(|()| vec![0..chains.len()]);
+        return whole.map(|()| iter::once(0..chains.len()).collect());
     }
     let mut runs = Vec::new();
     let mut start = 0;
