@@ -263,6 +263,20 @@ pub(crate) struct Refused {
     pub(crate) error: io::Error,
     /// The verifier's log; empty where the kernel gave none.
     pub(crate) log: String,
+    /// Lines of the source, by instruction, ascending; empty without `-g`.
+    pub(crate) lines: Vec<SourceLine>,
+}
+
+/// A line of the source that instructions come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SourceLine {
+    /// The first instruction.
+    pub(crate) insn: u32,
+    /// As it was given to the compiler.
+    pub(crate) file: String,
+    pub(crate) line: u32,
+    /// The line itself.
+    pub(crate) text: String,
 }
 
 /// Bytes of a verifier log: a smaller buffer makes loads of valid programs fail.
@@ -279,6 +293,7 @@ pub(crate) fn prog_load(load: &Load<'_>) -> Result<OwnedFd, Refused> {
         Err(error) if !load.explain => Err(Refused {
             error,
             log: String::new(),
+            lines: Vec::new(),
         }),
         Err(first) => {
             let mut log = vec![0u8; LOG_SIZE];
@@ -289,11 +304,67 @@ pub(crate) fn prog_load(load: &Load<'_>) -> Result<OwnedFd, Refused> {
                     Err(Refused {
                         error: first,
                         log: log.to_string_lossy().into_owned(),
+                        lines: source_lines(load),
                     })
                 }
             }
         }
     }
+}
+
+/// The lines of a program, from the BTF that the kernel has of it.
+fn source_lines(load: &Load<'_>) -> Vec<SourceLine> {
+    let strings = load.btf.and_then(|fd| btf_strings(fd).ok());
+    let size = load.line_info.size as usize;
+    let Some(strings) = strings.filter(|_| size >= size_of::<libbpf_sys::bpf_line_info>()) else {
+        return Vec::new();
+    };
+    let string = |at: u32| {
+        let bytes = strings.get(at as usize..).unwrap_or_default();
+        let text = CStr::from_bytes_until_nul(bytes).unwrap_or_default();
+        text.to_string_lossy().into_owned()
+    };
+    let records = load.line_info.bytes.chunks_exact(size);
+    records
+        .filter_map(|record| {
+            // As struct bpf_line_info: instruction, file, text, line << 10 | column.
+            let number = |at: usize| Some(u32::from_ne_bytes(*record.get(at..)?.first_chunk()?));
+            Some(SourceLine {
+                insn: number(0)?,
+                file: string(number(4)?),
+                line: number(12)? >> 10,
+                text: string(number(8)?),
+            })
+        })
+        .collect()
+}
+
+/// The strings of BTF that is in the kernel.
+fn btf_strings(btf: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // First to learn the size, then for the bytes.
+    for _ in 0..2 {
+        let mut info = libbpf_sys::bpf_btf_info {
+            btf: bytes.as_mut_ptr() as u64,
+            btf_size: bytes.len() as u32,
+            ..Default::default()
+        };
+        let mut len = size_of::<libbpf_sys::bpf_btf_info>() as u32;
+        // SAFETY: the structure is as long as said, and its buffer too.
+        check(unsafe {
+            libbpf_sys::bpf_btf_get_info_by_fd(btf.as_raw_fd(), &raw mut info, &raw mut len)
+        })?;
+        bytes.resize(info.btf_size as usize, 0u8);
+    }
+    // As struct btf_header: its length at 4, offset and length of the strings at 16 and 20.
+    let number = |at: usize| -> Option<usize> {
+        Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?) as usize)
+    };
+    let range = || {
+        let start = number(4)?.checked_add(number(16)?)?;
+        bytes.get(start..start.checked_add(number(20)?)?)
+    };
+    Ok(range().unwrap_or_default().to_vec())
 }
 
 fn try_load(load: &Load<'_>, log: Option<&mut [u8]>) -> io::Result<OwnedFd> {

@@ -24,6 +24,7 @@ use clap::Parser;
 use clap::Subcommand;
 use serde::Serialize;
 
+use crate::datapath::verifier_log;
 use crate::graph::BoundChain;
 use crate::graph::Budget;
 use crate::graph::bind;
@@ -45,6 +46,9 @@ struct Cli {
     /// Folder with more modules (NAME.xdp.o, NAME.tc.o); may be repeated.
     #[arg(long, global = true, value_name = "DIR")]
     modules: Vec<PathBuf>,
+    /// Print the verifier's whole log where it refuses a module.
+    #[arg(long, short, global = true)]
+    verbose: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -87,6 +91,7 @@ enum Done {
 pub fn main() -> ExitCode {
     restore_sigpipe();
     let cli = Cli::parse();
+    let verbose = cli.verbose;
     #[cfg(feature = "failpoints")]
     let _scenario = stop_where_told();
     match run(cli) {
@@ -94,6 +99,9 @@ pub fn main() -> ExitCode {
         Ok(Done::Invalid) => ExitCode::FAILURE,
         Ok(Done::WouldChange) => ExitCode::from(3),
         Err(error) => {
+            if let Some(log) = verifier_log(&error).filter(|_| verbose) {
+                eprintln!("{}", log.trim_end());
+            }
             eprintln!("emptcp: {error:#}");
             if let Some(cure) = cure(&error) {
                 eprintln!("emptcp: {cure}");

@@ -36,6 +36,7 @@ pub use netlink::interfaces;
 pub use publish::Apply;
 pub use publish::Outcome;
 pub use publish::delete;
+pub use verifier::verifier_log;
 pub use view::StateView;
 pub use view::state;
 
