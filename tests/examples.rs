@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Output;
 
-use libbpf_cargo::SkeletonBuilder;
+use emptcp_test::outside::compile;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -105,8 +105,7 @@ fn links_lead_somewhere() {
 #[test]
 fn a_module_of_ones_own_is_found() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docs-modules");
-    fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let source = root().join("examples/modules/ttl.bpf.c");
+    let source = root().join("examples/module/ttl.bpf.c");
     assert!(
         read(&root().join("docs/writing-modules.md")).contains(
             read(&source)
@@ -116,28 +115,9 @@ fn a_module_of_ones_own_is_found() {
         "docs/writing-modules.md shows another module than {}",
         source.display()
     );
-    for (family, define) in [("xdp", "-DEMPTCP_XDP"), ("tc", "-DEMPTCP_TC")] {
-        let mut builder = SkeletonBuilder::new();
-        if let Some(clang) = std::env::var_os("CLANG") {
-            builder.clang(clang);
-        }
-        let include = format!("-I{}", root().join("include").display());
-        let asm = format!(
-            "-idirafter/usr/include/{}-linux-gnu",
-            std::env::consts::ARCH
-        );
-        builder
-            .source(&source)
-            .obj(folder.join(format!("ttl.{family}.o")))
-            .clang_args(["-Wall", "-Werror", "-mcpu=v3", define, &include, &asm])
-            .build()
-            .unwrap_or_else(|e| panic!("{}: {e:#}", source.display()));
-    }
-    let policy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docs-ttl.json");
-    let text = r#"{ "version": 1, "chains": [ {
-        "name": "far", "hook": ["xdp", "tc-ingress"], "interfaces": ["eth0"],
-        "select": { "ttl": { "max": 32 } }, "act": [{ "record": {} }] } ] }"#;
-    fs::write(&policy, text).unwrap_or_else(|e| panic!("{}: {e}", policy.display()));
+    let example = root().join("examples/module");
+    compile("examples/module", &folder, &["ttl.xdp.o", "ttl.tc.o"]);
+    let policy = example.join("policy.json");
     let output = check(&policy, Some(&folder));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");

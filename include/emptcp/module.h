@@ -87,6 +87,12 @@
 #define EMPTCP_SHARED EMPTCP_TAG("scope:policy")
 #define EMPTCP_KEPT EMPTCP_TAG("scope:keep")
 
+/** Licence of the module, one that the kernel takes for compatible with the GPL; another one may be
+ * defined before this file is included. */
+#ifndef EMPTCP_LICENSE
+#define EMPTCP_LICENSE "Dual BSD/GPL"
+#endif
+
 /** Parameters of a module that has none. */
 #define EMPTCP_NO_PARAMS(name) \
 	struct name##_params { \
@@ -108,7 +114,7 @@
 		struct name##_params params __attribute__((aligned(8))); \
 	};                                                               \
 	const volatile struct emptcp_step emptcp_step = {};              \
-	char _license[] SEC("license") = "Dual BSD/GPL";                 \
+	char _license[] SEC("license") = EMPTCP_LICENSE;                 \
 	EMPTCP_TAG("abi:" EMPTCP_STRING(EMPTCP_ABI))                     \
 	EMPTCP_TAG("kind:" kind_)                                        \
 	EMPTCP_TAG("hooks:" hooks_)                                      \

@@ -11,6 +11,7 @@ mod modules;
 mod show;
 mod status;
 
+use std::collections::HashMap;
 use std::io;
 use std::io::Write as _;
 use std::path::Path;
@@ -19,7 +20,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
 use clap::Parser;
 use clap::Subcommand;
 use serde::Serialize;
@@ -30,8 +30,9 @@ use crate::graph::Budget;
 use crate::graph::bind;
 use crate::module::KernelVersion;
 use crate::module::Registry;
+use crate::module::Scope;
+use crate::module::Shape;
 use crate::params::InterfaceResolver;
-use crate::params::check_description;
 use crate::policy::Diagnostic;
 use crate::policy::Policy;
 use crate::policy::load;
@@ -138,13 +139,11 @@ fn run(cli: Cli) -> Result<Done> {
     // Errors of libbpf reach the user through ours.
     libbpf_rs::set_print(None);
     let mut registry = Registry::builtin()?;
-    for folder in &cli.modules {
-        registry.add_folder(folder)?;
-    }
-    // Nothing is encoded by a description that cannot be used.
-    for module in registry.modules() {
-        if let Some(problem) = check_description(module).first() {
-            bail!("module {} describes itself wrongly: {problem}", module.name);
+    if let Err(error) = add_modules(&mut registry, &cli.modules) {
+        // Who looks at a policy, or takes it away, need not have its modules in order.
+        match cli.verb {
+            Verb::Show | Verb::Status(_) | Verb::Delete => eprintln!("emptcp: {error:#}"),
+            _ => return Err(error),
         }
     }
     let context = Context {
@@ -160,6 +159,17 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Modules(args) => modules::run(&context, &args),
         Verb::Bench(args) => bench::run(&context, &args),
     }
+}
+
+/// Adds the modules of the usual folders, and of those that are named.
+fn add_modules(registry: &mut Registry, folders: &[PathBuf]) -> Result<()> {
+    for note in registry.add_default_folders()? {
+        eprintln!("emptcp: {note}");
+    }
+    for folder in folders {
+        registry.add_folder(folder)?;
+    }
+    Ok(())
 }
 
 /// A reader that stops reading (`emptcp modules | head`) ends us quietly, as it does others.
@@ -236,6 +246,7 @@ fn bind_policy<'p>(
             ));
         }
     }
+    errors.extend(disagreements(context, &chains));
     if errors.is_empty() {
         Ok(chains)
     } else {
@@ -267,6 +278,31 @@ fn part_of(part: usize, parts: usize) -> String {
     } else {
         String::new()
     }
+}
+
+/// Modules of the policy that share a map under a name, but not its layout.
+fn disagreements(context: &Context, chains: &[BoundChain<'_>]) -> Vec<Diagnostic> {
+    let modules = context.registry.modules();
+    let mut errors = Vec::new();
+    let mut known: HashMap<(Scope, &str), (usize, Shape)> = HashMap::new();
+    let enabled = chains.iter().filter(|c| c.chain.enabled);
+    for step in enabled.flat_map(BoundChain::steps) {
+        let maps = context.registry.object(step.module).own_maps();
+        for map in maps.filter(|m| m.scope != Scope::Step) {
+            let first = known
+                .entry((map.scope, &map.name))
+                .or_insert((step.module, map.shape));
+            if first.1 != map.shape {
+                let (this, other) = (&modules[step.module].name, &modules[first.0].name);
+                let message = format!(
+                    "{this} and {other} share the map {} but declare it differently: {}; {}",
+                    map.name, map.shape, first.1
+                );
+                errors.push(Diagnostic::new(&step.at, message));
+            }
+        }
+    }
+    errors
 }
 
 /// Version of the running kernel.

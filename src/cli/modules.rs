@@ -1,5 +1,7 @@
 //! `emptcp modules`
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use anyhow::bail;
 use serde_json::Value;
@@ -20,29 +22,32 @@ pub(super) struct Args {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     let all = context.registry.modules();
-    let wanted: Vec<&Module> = all
+    let wanted: Vec<(usize, &Module)> = all
         .iter()
-        .filter(|m| args.name.as_ref().is_none_or(|n| *n == m.name))
+        .enumerate()
+        .filter(|(_, m)| args.name.as_ref().is_none_or(|n| *n == m.name))
         .collect();
+    let files = |index| context.registry.files(index);
     if let (Some(name), true) = (&args.name, wanted.is_empty()) {
         let nearest = nearest(name, all.iter().map(|m| m.name.as_str()));
         let hint = nearest.map_or(String::new(), |n| format!("; did you mean {n:?}?"));
         bail!("there is no module {name:?}{hint}");
     }
     if context.json {
-        print_json(&wanted.iter().map(|m| describe(m)).collect::<Vec<_>>())?;
+        let described = wanted.iter().map(|(i, m)| describe(m, files(*i)));
+        print_json(&described.collect::<Vec<_>>())?;
         return Ok(Done::Yes);
     }
-    for (index, module) in wanted.iter().enumerate() {
-        if index > 0 {
+    for (position, (index, module)) in wanted.iter().enumerate() {
+        if position > 0 {
             println!();
         }
-        print(module);
+        print(module, files(*index));
     }
     Ok(Done::Yes)
 }
 
-fn print(module: &Module) {
+fn print(module: &Module, files: &[PathBuf]) {
     let hooks: Vec<&str> = module.hooks.iter().map(|h| h.name()).collect();
     println!("{} {}: {}", module.kind, module.name, module.doc);
     println!(
@@ -50,6 +55,9 @@ fn print(module: &Module) {
         hooks.join(", "),
         module.since
     );
+    for file in files {
+        println!("  from {}", file.display());
+    }
     for param in &module.params {
         println!("  {}: {}{}", param.name, param.ty, remarks(param));
         if !param.doc.is_empty() {
@@ -79,7 +87,7 @@ fn remarks(param: &Param) -> String {
     }
 }
 
-fn describe(module: &Module) -> Value {
+fn describe(module: &Module, files: &[PathBuf]) -> Value {
     let params: Vec<Value> = module
         .params
         .iter()
@@ -111,5 +119,7 @@ fn describe(module: &Module) -> Value {
             "ends": module.flags.ends,
         },
         "params": params,
+        "builtin": files.is_empty(),
+        "files": files.iter().map(|f| f.to_string_lossy()).collect::<Vec<_>>(),
     })
 }

@@ -29,6 +29,7 @@ use super::Module;
 use super::Object;
 use super::Param;
 use super::Scope;
+use super::Shape;
 use super::TableKey;
 use super::Type;
 use crate::abi;
@@ -38,6 +39,9 @@ type Problem = String;
 
 /// What the tags of one place say: `doc:…` becomes `doc` → `…`.
 type Tags = BTreeMap<String, String>;
+
+/// Largest structure of parameters, in bytes.
+const MOST_PARAMS: usize = 1 << 16;
 
 /// All tags of an object, by the type and the member (if any) that they are at.
 struct AllTags(BTreeMap<(u32, Option<u32>), Tags>);
@@ -82,6 +86,12 @@ impl AllTags {
 pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
     let tags = AllTags::read(btf);
     let (name, own) = program(btf, &tags)?;
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(is_name) {
+        return Err(format!(
+            "the module's name {name:?} is not of small letters, digits and _"
+        ));
+    }
     let get = |key: &str| {
         own.get(key).map(String::as_str).ok_or_else(|| {
             format!(
@@ -117,8 +127,17 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
 
     let maps = maps(btf, &tags);
     let step = Step::find(btf).ok_or_else(|| {
-        format!("module {name} has no variable emptcp_step in its BTF (clang -g)")
+        format!(
+            "module {name} has no parameters in its BTF (struct {name}_params in emptcp_step): \
+             declare it with EMPTCP_SELECTOR or EMPTCP_ACTOR, compile it with clang -g"
+        )
     })?;
+    if step.params.size() > MOST_PARAMS {
+        return Err(format!(
+            "module {name} has {} bytes of parameters, at most {MOST_PARAMS} are possible",
+            step.params.size()
+        ));
+    }
     let mut params = Vec::new();
     for (index, member) in step.params.iter().enumerate() {
         let member_name = member
@@ -238,11 +257,51 @@ fn maps(btf: &Btf<'_>, tags: &AllTags) -> Vec<MapInfo> {
             },
             table_of: own.get("table-of").cloned(),
             is_param: own.contains_key("param"),
+            shape: shape(btf, &var).unwrap_or_default(),
             key: fields_of(btf, &var, "key").unwrap_or_default(),
             value: fields_of(btf, &var, "value").unwrap_or_default(),
         });
     }
     maps
+}
+
+/// The layout of a map, by the members of its definition: `__uint()` is a pointer to an array
+/// of so many items, `__type()` one to the type.
+fn shape(btf: &Btf<'_>, map: &Var<'_>) -> Option<Shape> {
+    let definition = Struct::try_from(map.next_type()?.skip_mods_and_typedefs()).ok()?;
+    let target = |name: &str| {
+        let member = definition
+            .iter()
+            .find(|m| m.name.is_some_and(|n| n == name))?;
+        btf.type_by_id::<Ptr<'_>>(member.ty)?.next_type()
+    };
+    let number = |name: &str| {
+        let array = Array::try_from(target(name)?).ok()?;
+        Some(array.capacity())
+    };
+    let bytes = |of: &str| target(of).and_then(|ty| size_of(&ty));
+    Some(Shape {
+        ty: number("type").unwrap_or(0),
+        key_size: number("key_size").or_else(|| bytes("key")).unwrap_or(0),
+        value_size: number("value_size").or_else(|| bytes("value")).unwrap_or(0),
+        entries: number("max_entries").unwrap_or(0),
+        flags: number("map_flags").unwrap_or(0),
+    })
+}
+
+/// Bytes of a type.
+fn size_of(ty: &BtfType<'_>) -> Option<usize> {
+    let ty = ty.skip_mods_and_typedefs();
+    if let Ok(array) = Array::try_from(ty) {
+        return size_of(&array.contained_type())?.checked_mul(array.capacity());
+    }
+    let sizes = [
+        Int::try_from(ty).map(|t| t.size()).ok(),
+        Struct::try_from(ty).map(|t| t.size()).ok(),
+        Union::try_from(ty).map(|t| t.size()).ok(),
+        Enum::try_from(ty).map(|t| t.size()).ok(),
+    ];
+    sizes.into_iter().flatten().next()
 }
 
 /// What the keys or values of a map hold, by the pointer of this name in its definition.
@@ -470,7 +529,9 @@ fn param_type(btf: &Btf<'_>, ty: BtfType<'_>, table: Option<String>) -> Result<T
                 return Err("items of a list is a bit field".to_owned());
             };
             let items_offset = offset as usize / 8;
-            let item_size = (list.size() - items_offset) / array.capacity().max(1);
+            let room = list.size().checked_sub(items_offset);
+            let room = room.ok_or("items of a list lie behind its end")?;
+            let item_size = room / array.capacity().max(1);
             return Ok(Type::List {
                 of: Box::new(of),
                 max: array.capacity(),
@@ -516,7 +577,9 @@ fn enum_values(e: &Enum<'_>) -> Vec<(String, i64)> {
         })
         .collect();
     let common = members.iter().map(|(n, _)| n.as_str()).reduce(|a, b| {
-        let same = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+        let mut pairs = a.char_indices().zip(b.chars());
+        let differs = pairs.find(|((_, x), y)| x != y);
+        let same = differs.map_or(a.len().min(b.len()), |((at, _), _)| at);
         &a[..same]
     });
     let cut = match common {

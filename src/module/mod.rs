@@ -4,7 +4,9 @@
 
 mod btf;
 mod desc;
+mod folder;
 mod registry;
+mod screen;
 
 pub use desc::Flags;
 pub use desc::Hook;
@@ -20,4 +22,6 @@ pub use registry::MapInfo;
 pub use registry::Object;
 pub use registry::Registry;
 pub use registry::Scope;
+pub use registry::Shape;
+pub use registry::describe;
 pub(crate) use registry::monoliths;

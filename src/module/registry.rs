@@ -1,9 +1,10 @@
 //! The modules that are there: those inside the binary, and those in folders.
 
-use std::fs;
+use std::fmt;
+use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 
-use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
 use libbpf_rs::btf::Btf;
@@ -12,6 +13,10 @@ use super::Hook;
 use super::Module;
 use super::Type;
 use super::btf;
+use super::folder;
+use super::screen::screen;
+
+use crate::params::check_description;
 
 include!(concat!(env!("OUT_DIR"), "/objects.rs"));
 
@@ -22,6 +27,16 @@ pub enum Family {
     Xdp,
     /// tc ingress and egress.
     Tc,
+}
+
+impl Family {
+    /// The section of its programs, and the middle of the names of its objects.
+    pub fn section(self) -> &'static str {
+        match self {
+            Family::Xdp => "xdp",
+            Family::Tc => "tc",
+        }
+    }
 }
 
 impl From<Hook> for Family {
@@ -55,10 +70,43 @@ pub struct MapInfo {
     pub table_of: Option<String>,
     /// A parameter: a table of the policy takes its place.
     pub is_param: bool,
+    /// Its layout.
+    pub shape: Shape,
     /// What its keys hold; empty where that cannot be shown.
     pub key: Vec<Field>,
     /// What its values hold; empty where that cannot be shown.
     pub value: Vec<Field>,
+}
+
+/// The layout of a map; modules that share one must agree on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// `enum bpf_map_type`.
+    pub ty: usize,
+    /// In bytes.
+    pub key_size: usize,
+    /// In bytes.
+    pub value_size: usize,
+    /// At most.
+    pub entries: usize,
+    /// `BPF_F_…`.
+    pub flags: usize,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            ty,
+            key_size,
+            value_size,
+            entries,
+            flags,
+        } = self;
+        write!(
+            f,
+            "type {ty}, keys of {key_size} bytes, values of {value_size}, {entries} entries, flags {flags}"
+        )
+    }
 }
 
 /// A number or address in the key or the value of a map.
@@ -106,12 +154,36 @@ pub struct Object {
     pub params_offset: usize,
 }
 
+/// Reads what an object says of the module in it.
+///
+/// # Errors
+///
+/// Why it is no module for this emptcp, fit for a person who wrote it.
+pub fn describe(bytes: &[u8], family: Family) -> Result<Object, String> {
+    screen(bytes, family)?;
+    let opened = Btf::from_raw("module", bytes);
+    let btf = opened
+        .map_err(|e| format!("cannot be opened as a BPF object: {e}"))?
+        .ok_or("has BTF that libbpf does not take")?;
+    let object = btf::read(&btf)?;
+    // Nothing is encoded by a description that cannot be used.
+    match check_description(&object.module).first() {
+        Some(problem) => Err(format!(
+            "module {} describes itself wrongly: {problem}",
+            object.module.name
+        )),
+        None => Ok(object),
+    }
+}
+
 /// One module: its description and its objects.
 #[derive(Clone, Debug)]
 struct Entry {
     object: Object,
     /// Where it comes from, for messages.
     origin: String,
+    /// Its files; none of a built-in one.
+    files: Vec<PathBuf>,
     xdp: Option<Vec<u8>>,
     tc: Option<Vec<u8>>,
 }
@@ -121,6 +193,8 @@ struct Entry {
 pub struct Registry {
     entries: Vec<Entry>,
     modules: Vec<Module>,
+    /// Those that were read.
+    folders: Vec<PathBuf>,
 }
 
 impl Registry {
@@ -133,6 +207,7 @@ impl Registry {
         let mut registry = Self {
             entries: Vec::new(),
             modules: Vec::new(),
+            folders: Vec::new(),
         };
         for (file, family, bytes) in MODULES {
             let origin = format!("built-in {file}");
@@ -142,39 +217,58 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Adds the modules of a folder: `<name>.xdp.o` and `<name>.tc.o`.
+    /// Adds the modules of a folder: `<name>.xdp.o` and `<name>.tc.o`. A folder that was added
+    /// already adds nothing.
     ///
     /// # Errors
     ///
-    /// A file cannot be read, is no module, or has the name of another module.
+    /// A file cannot be read or trusted, is no module, or has the name of another module.
     pub fn add_folder(&mut self, folder: &Path) -> Result<()> {
-        let entries = fs::read_dir(folder)
-            .with_context(|| format!("cannot read the folder of modules {}", folder.display()))?;
-        let mut files = Vec::new();
-        for entry in entries {
-            files.push(entry?.path());
+        let real = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        if self.folders.contains(&real) {
+            return Ok(());
         }
-        files.sort();
-        for file in files {
-            let name = file.to_string_lossy();
-            let family = match () {
-                () if name.ends_with(".xdp.o") => Family::Xdp,
-                () if name.ends_with(".tc.o") => Family::Tc,
-                () => continue,
-            };
-            let bytes =
-                fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            self.add(&file.display().to_string(), family, &bytes)?;
+        for file in folder::read(folder)? {
+            let origin = file.path.display().to_string();
+            let name = self.add(&origin, file.family, &file.bytes)?;
+            let entry = self
+                .entries
+                .iter_mut()
+                .find(|e| e.object.module.name == name);
+            if let Some(entry) = entry {
+                entry.files.push(file.path);
+            }
         }
+        self.folders.push(real);
         self.finish();
         Ok(())
     }
 
-    fn add(&mut self, origin: &str, family: Family, bytes: &[u8]) -> Result<()> {
-        let btf = Btf::from_raw("module", bytes)
-            .with_context(|| format!("{origin}: cannot be opened as a BPF object"))?
-            .with_context(|| format!("{origin}: has no BTF (compile with -g)"))?;
-        let object = btf::read(&btf).map_err(|problem| anyhow::anyhow!("{origin}: {problem}"))?;
+    /// Adds the modules of the folders that nobody need name ([`folder::FOLDERS`]). Returns what
+    /// the caller should know: folders that he may not read.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Registry::add_folder`]; a folder that is not there is none.
+    pub fn add_default_folders(&mut self) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        for folder in folder::FOLDERS {
+            match self.add_folder(Path::new(folder)) {
+                Ok(()) => {}
+                Err(error) => match folder::excuse(&error) {
+                    Some(io::ErrorKind::NotFound) => {}
+                    Some(_) => notes.push(format!("{error:#}; its modules are not known here")),
+                    None => return Err(error),
+                },
+            }
+        }
+        Ok(notes)
+    }
+
+    /// Adds an object; the name of its module.
+    fn add(&mut self, origin: &str, family: Family, bytes: &[u8]) -> Result<String> {
+        let object =
+            describe(bytes, family).map_err(|problem| anyhow::anyhow!("{origin}: {problem}"))?;
         let stem = |origin: &str| {
             let origin = origin.strip_suffix(".o").unwrap_or(origin);
             origin
@@ -205,6 +299,7 @@ impl Registry {
                 self.entries.push(Entry {
                     object,
                     origin: origin.to_owned(),
+                    files: Vec::new(),
                     xdp: None,
                     tc: None,
                 });
@@ -216,7 +311,7 @@ impl Registry {
             Family::Xdp => slot.xdp = Some(bytes.to_vec()),
             Family::Tc => slot.tc = Some(bytes.to_vec()),
         }
-        Ok(())
+        Ok(name)
     }
 
     fn finish(&mut self) {
@@ -237,6 +332,11 @@ impl Registry {
     /// What the loader must know of a module.
     pub fn object(&self, index: usize) -> &Object {
         &self.entries[index].object
+    }
+
+    /// The files that a module comes from; none of one inside the binary.
+    pub fn files(&self, index: usize) -> &[PathBuf] {
+        &self.entries[index].files
     }
 
     /// The module's object for a family of hooks, if it has one.

@@ -24,5 +24,5 @@ static __always_inline int stack_size_match(struct emptcp_ctx *ctx, const struct
 	return inner() + bytes[7] == 8;
 }
 
-EMPTCP_SELECTOR(stack_size, EMPTCP_HOOKS_ALL, "5.10", "",
-		"Too much stack"); /* expect: stack_size */
+EMPTCP_SELECTOR(stack_size, EMPTCP_HOOKS_ALL, "5.10", "", /* expect: stack_size */
+		"Too much stack");

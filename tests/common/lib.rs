@@ -9,6 +9,7 @@ pub mod hosts;
 pub mod model;
 mod num;
 pub mod options;
+pub mod outside;
 pub mod packet;
 pub mod pcap;
 pub mod tshark;

@@ -10,6 +10,7 @@ mod life;
 mod many;
 mod mptcp;
 mod others;
+mod outside;
 mod raw;
 mod refusals;
 mod rig;

@@ -83,8 +83,8 @@ impl<'a> Log<'a> {
         if text.starts_with("call ") {
             let moved = moves_packet(text);
             self.registers.retain(|name, state| {
-                let is_argument = matches!(name.as_str(), "r0" | "r1" | "r2" | "r3" | "r4" | "r5");
-                !is_argument && !(moved && state.starts_with("pkt"))
+                let is_kept = !matches!(name.as_str(), "r0" | "r1" | "r2" | "r3" | "r4" | "r5");
+                is_kept && (!moved || !state.starts_with("pkt"))
             });
         } else if let Some(written) = written(text) {
             // Linux 5.10 prints no states between jumps: what is plain is followed here.
