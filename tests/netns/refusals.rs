@@ -78,7 +78,8 @@ fn root_refusals_keep_the_policy() {
     rig.run(&["apply", missing.to_str().unwrap()])
         .fails(&["missing.json", "No such file"]);
 
-    let many: Vec<Value> = (0..40)
+    // Steps are joined, up to 12 in one program: so many need more than 33 of these.
+    let many: Vec<Value> = (0..500)
         .map(|n| json!({ "dport": { "in": [n.to_string()] } }))
         .collect();
     let chains: [(Value, &[&str]); 6] = [
