@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use serde_json::Value as Plain;
+use serde_json::json;
 
 use super::*;
 
@@ -901,7 +902,7 @@ fn agrees_with_serde(text: &[u8]) -> Result<(), TestCaseError> {
     let theirs: Result<Plain, _> = serde_json::from_slice(text);
     match (&ours, &theirs) {
         (Ok((ours, duplicates)), Ok(theirs)) if duplicates.is_empty() => {
-            // serde_json rounds some floats by their last bit, and takes huge integers as floats.
+            // serde_json takes huge integers as floats.
             let is_near = ours.to_value() == *theirs || has_float(theirs);
             prop_assert!(is_near, "{:?} {}", ours, theirs);
         }
@@ -963,6 +964,117 @@ fn scraps() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(scrap, 0..12).prop_map(|scraps| scraps.concat())
 }
 
+/// What `show --json` prints, of what was stored, is the policy again, to the last digit.
+fn round_trip(policy: &Policy) -> Result<(), TestCaseError> {
+    let shown = canonical(policy);
+    let stored: Plain = serde_json::from_slice(&serde_json::to_vec(&shown).unwrap()).unwrap();
+    prop_assert_eq!(&stored, &shown);
+    prop_assert_eq!(format!("{stored:#}"), format!("{shown:#}"));
+    let again = parse(&[fragment("p", format!("{stored:#}"))]).unwrap();
+    prop_assert_eq!(&again, policy);
+    prop_assert_eq!(canonical(&again).to_string(), shown.to_string());
+    Ok(())
+}
+
+/// Expressions over selectors with all kinds of parameters, and names `s0` and `s1`.
+fn expressions() -> impl Strategy<Value = Plain> {
+    let leaf = prop_oneof![
+        Just(json!({ "mptcp": {} })),
+        Just(json!({ "use": "s0" })),
+        Just(json!({ "use": "s1" })),
+        documents().prop_map(|params| json!({ "src": { "in": params } })),
+        any::<f64>().prop_map(|ratio| json!({ "sample": { "ratio": ratio } })),
+    ];
+    leaf.prop_recursive(4, 16, 3, |inner| {
+        let parts = || prop::collection::vec(inner.clone(), 0..3);
+        prop_oneof![
+            parts().prop_map(|parts| json!({ "all": parts })),
+            parts().prop_map(|parts| json!({ "any": parts })),
+            inner.clone().prop_map(|part| json!({ "not": part })),
+        ]
+    })
+}
+
+/// Chains with every field, or without it; `name` is left out.
+fn chains() -> impl Strategy<Value = Plain> {
+    let choice = |values: Plain| {
+        let values: Vec<Plain> = values.as_array().unwrap().clone();
+        prop::option::of(prop::sample::select(values))
+    };
+    let place = (
+        prop::sample::select(vec![
+            json!("xdp"),
+            json!("tc-ingress"),
+            json!(["tc-egress"]),
+            json!(["tc-egress", "xdp"]),
+        ]),
+        choice(
+            json!([["eth0"], ["w*", "[!a]?"], [{ "name": "a", "optional": true }, { "name": "b" }]]),
+        ),
+        choice(
+            json!([{}, { "mode": "auto" }, { "mode": "generic", "replace": true }, { "trust_checksums": true }]),
+        ),
+        choice(json!(["first", "last", { "before": 1 }, { "before": "firewall" }])),
+    );
+    let rest = (
+        prop::option::of(any::<String>().prop_map(Plain::from)),
+        prop::option::of(any::<i32>().prop_map(Plain::from)),
+        choice(json!([true, false])),
+        prop::option::of(any::<u32>().prop_map(Plain::from)),
+        choice(json!(["pass", "drop"])),
+        prop::option::of(prop_oneof![Just(json!({})), expressions()]),
+        choice(
+            json!([[{ "use": "a0" }], [{ "drop": {} }], [{ "use": "a1" }, { "mark": { "value": "0xff" } }]]),
+        ),
+    );
+    (place, rest).prop_map(|((hook, interfaces, xdp, position), rest)| {
+        let (comment, priority, enabled, zone, on_error, select, act) = rest;
+        let at_xdp = hook.to_string().contains("xdp");
+        let at_tc = hook.to_string().contains("tc");
+        let mut chain = json!({ "hook": hook, "interfaces": ["lo"], "act": [{ "drop": {} }] });
+        for (key, value) in [
+            ("interfaces", interfaces),
+            ("xdp", xdp.filter(|_| at_xdp)),
+            ("position", position.filter(|_| at_tc)),
+            ("comment", comment),
+            ("priority", priority),
+            ("enabled", enabled),
+            ("zone", zone),
+            ("on_error", on_error),
+            ("select", select),
+            ("act", act),
+        ] {
+            if let Some(value) = value {
+                chain[key] = value;
+            }
+        }
+        chain
+    })
+}
+
+fn policies() -> impl Strategy<Value = Plain> {
+    let shared = (
+        expressions(),
+        documents(),
+        prop::collection::vec(chains(), 0..4),
+    );
+    shared.prop_map(|(expression, elements, mut chains)| {
+        for (number, chain) in chains.iter_mut().enumerate() {
+            chain["name"] = json!(format!("c{number}"));
+        }
+        let text = expression.to_string();
+        let s0 = match text.contains("\"use\"") {
+            true => json!({ "any": [] }),
+            false => expression,
+        };
+        json!({ "version": 1, "$schema": "s", "comment": text, "limits": { "subflows": 7 },
+            "tables": { "t": { "type": "prefix", "value": "ratio", "default": elements, "size": 3 } },
+            "selectors": { "s1": s0, "s0": { "not": { "use": "s1" } } },
+            "actors": { "a0": [{ "use": "a1" }, { "record": {} }], "a1": [{ "record": {} }] },
+            "chains": chains })
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -973,6 +1085,14 @@ proptest! {
             prop_assert!(duplicates.is_empty());
             prop_assert_eq!(&json.to_value(), &document);
             prop_assert_eq!(&Json::from_value(&document, &json.at), &json);
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_the_policy(policy in policies()) {
+        match parse(&[fragment("p", policy.to_string())]) {
+            Ok(policy) => round_trip(&policy)?,
+            Err(errors) => prop_assert!(false, "{policy}: {errors:?}"),
         }
     }
 
@@ -991,7 +1111,7 @@ proptest! {
         agrees_with_serde(&text)?;
         match parse(&[fragment("p", &text)]) {
             Ok(policy) => {
-                prop_assert_eq!(&parse(&[fragment("p", canonical_text(&policy))]).unwrap(), &policy);
+                round_trip(&policy)?;
                 for chain in &policy.chains {
                     prop_assert!(policy.resolve(chain).is_ok());
                 }
