@@ -1,8 +1,11 @@
 //! `emptcp apply`
 
+use std::fs;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use serde_json::Value;
 use serde_json::json;
 
 use super::Context;
@@ -15,16 +18,20 @@ use super::print_invalid;
 use super::print_json;
 use super::running_kernel;
 use crate::datapath::Apply;
+use crate::datapath::Origin;
 use crate::datapath::Outcome;
 use crate::datapath::interfaces;
 use crate::datapath::policy as policy_in_force;
 use crate::plan::Plan;
 use crate::plan::plan;
+use crate::policy::Policy;
+use crate::policy::SECTIONS;
 use crate::policy::canonical;
+use crate::policy::changes;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A policy, or a folder of fragments (*.json).
+    /// A policy (-: standard input), or a folder of fragments (*.json).
     path: PathBuf,
     /// Print what would change, and change nothing (exit code 3: something would).
     #[arg(long)]
@@ -35,9 +42,34 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     let Some(policy) = load_policy(context, &args.path)? else {
         return Ok(Done::Invalid);
     };
+    let origin = Origin::File(full_name(&args.path));
+    // Never none: it is not made from the policy in force.
+    let done = put_in_force(context, &policy, origin, args.dry_run)?;
+    Ok(done.unwrap_or(Done::Yes))
+}
+
+/// The name by which a file is found from everywhere.
+fn full_name(path: &Path) -> String {
+    let standard_input = path == Path::new("-");
+    let full = (!standard_input).then(|| fs::canonicalize(path).ok());
+    full.flatten()
+        .as_deref()
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}
+
+/// Makes a policy the one in force, or says what would change. `None`: the policy from which it
+/// was made is no longer in force.
+pub(super) fn put_in_force(
+    context: &Context,
+    policy: &Policy,
+    origin: Origin,
+    dry_run: bool,
+) -> Result<Option<Done>> {
     let interfaces = interfaces()?;
     let kernel = running_kernel()?;
-    let planned = bind_policy(context, &policy, &interfaces, kernel).and_then(|chains| {
+    let planned = bind_policy(context, policy, &interfaces, kernel).and_then(|chains| {
         let plan = plan(
             &chains,
             context.registry.modules(),
@@ -48,56 +80,42 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     });
     let (chains, plan) = match planned {
         Ok(planned) => planned,
-        Err(errors) => return print_invalid(context, &errors),
+        Err(errors) => return print_invalid(context, &errors).map(Some),
     };
     let apply = Apply {
         registry: &context.registry,
         kernel,
-        policy: canonical(&policy),
+        policy: canonical(policy),
+        origin,
         chains: &chains,
         plan: &plan,
         interfaces: &interfaces,
     };
-    if args.dry_run {
-        return dry_run(context, &apply, &plan);
+    if dry_run {
+        return would_change(context, &apply, &plan).map(Some);
     }
     let outcome = apply.run()?;
+    if outcome == Outcome::Overtaken {
+        return Ok(None);
+    }
     if context.json {
         print_json(&match outcome {
-            Outcome::Unchanged => json!({ "changed": false }),
             Outcome::Applied { generation } => json!({ "changed": true, "generation": generation }),
+            Outcome::Unchanged | Outcome::Overtaken => json!({ "changed": false }),
         })?;
     } else if outcome == Outcome::Unchanged {
         eprintln!("emptcp: nothing to change");
     }
-    Ok(Done::Yes)
+    Ok(Some(Done::Yes))
 }
 
-/// Chains that are new, gone or different, in terms of the policy.
-#[derive(Debug, Default, serde::Serialize)]
-struct Changes {
-    added: Vec<String>,
-    changed: Vec<String>,
-    removed: Vec<String>,
-}
-
-fn dry_run(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
-    let changes = apply.would_change()?;
-    let before = policy_in_force()?;
-    let (before, drift) = before.unwrap_or_default();
-    let mut chains = Changes::default();
-    for (name, chain) in named(&apply.policy) {
-        match named(&before).find(|(n, _)| *n == name) {
-            None => chains.added.push(name.to_owned()),
-            Some((_, old)) if old != chain => chains.changed.push(name.to_owned()),
-            Some(_) => {}
-        }
-    }
-    for (name, _) in named(&before) {
-        if !named(&apply.policy).any(|(n, _)| n == name) {
-            chains.removed.push(name.to_owned());
-        }
-    }
+fn would_change(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
+    let would_change = apply.would_change()?;
+    let (before, drift) = match policy_in_force()? {
+        Some(before) => (before.policy, before.drift),
+        None => (Value::Null, Vec::new()),
+    };
+    let mut changes = changes(&before, &apply.policy);
     if context.json {
         let places: Vec<_> = plan
             .attachments
@@ -108,17 +126,27 @@ fn dry_run(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
                     "parts": a.parts, "steps": steps })
             })
             .collect();
-        print_json(&json!({
-            "would_change": changes, "chains": chains, "attachments": places, "drift": drift
-        }))?;
+        let mut output = json!({
+            "would_change": would_change,
+            "chains": changes.remove("chains").unwrap_or_default(),
+            "attachments": places,
+            "drift": drift,
+        });
+        for (section, changes) in changes {
+            output[section] = serde_json::to_value(changes)?;
+        }
+        print_json(&output)?;
     } else {
-        for (sign, names) in [
-            ('+', &chains.added),
-            ('~', &chains.changed),
-            ('-', &chains.removed),
-        ] {
-            for name in names {
-                println!("{sign} chain {name}");
+        for (section, what) in SECTIONS {
+            let changes = changes.remove(section).unwrap_or_default();
+            for (sign, names) in [
+                ('+', &changes.added),
+                ('~', &changes.changed),
+                ('-', &changes.removed),
+            ] {
+                for name in names {
+                    println!("{sign} {what} {name}");
+                }
             }
         }
         for line in &drift {
@@ -134,22 +162,13 @@ fn dry_run(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
                 part_of(attachment.part + 1, attachment.parts)
             );
         }
-        if !changes {
+        if !would_change {
             eprintln!("emptcp: nothing to change");
         }
     }
-    Ok(if changes {
+    Ok(if would_change {
         Done::WouldChange
     } else {
         Done::Yes
     })
-}
-
-/// The chains of a policy in its canonical form.
-fn named(policy: &serde_json::Value) -> impl Iterator<Item = (&str, &serde_json::Value)> {
-    let chains = policy.get("chains").and_then(|c| c.as_array());
-    chains
-        .into_iter()
-        .flatten()
-        .filter_map(|c| Some((c.get("name")?.as_str()?, c)))
 }

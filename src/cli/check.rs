@@ -26,7 +26,7 @@ use crate::policy::Policy;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A policy, or a folder of fragments (*.json).
+    /// A policy (-: standard input), or a folder of fragments (*.json).
     path: PathBuf,
     /// Judge for a machine with this kernel, whatever its interfaces.
     #[arg(long, value_name = "VERSION")]

@@ -5,6 +5,7 @@
 
 mod apply;
 mod bench;
+mod chain;
 mod check;
 mod delete;
 mod modules;
@@ -24,6 +25,7 @@ use clap::Parser;
 use clap::Subcommand;
 use serde::Serialize;
 
+use crate::datapath::Applied;
 use crate::datapath::verifier_log;
 use crate::graph::BoundChain;
 use crate::graph::Budget;
@@ -58,6 +60,8 @@ struct Cli {
 enum Verb {
     /// Make the policy of this network namespace equal to a file or a folder of fragments.
     Apply(apply::Args),
+    /// Change one chain of the policy in force.
+    Chain(chain::Args),
     /// Check a policy without changing anything; needs no privilege.
     Check(check::Args),
     /// Print the policy in force.
@@ -152,6 +156,7 @@ fn run(cli: Cli) -> Result<Done> {
     };
     match cli.verb {
         Verb::Apply(args) => apply::run(&context, &args),
+        Verb::Chain(args) => chain::run(&context, args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Show => show::run(&context),
         Verb::Status(args) => status::run(&context, &args),
@@ -188,6 +193,16 @@ fn cure(error: &anyhow::Error) -> Option<&'static str> {
             || bpf == Some(libbpf_rs::ErrorKind::PermissionDenied)
     });
     denied.then_some("run it as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
+}
+
+/// Prints what is in force otherwise than it was applied, and what an apply would do about it.
+fn print_drift(drift: &[String], applied: Option<&Applied>) {
+    for line in drift {
+        eprintln!("emptcp: drift: {line} (apply mends it)");
+    }
+    for line in applied.map(Applied::drift).unwrap_or_default() {
+        eprintln!("emptcp: drift: {line} (apply restores it)");
+    }
 }
 
 /// Prints data as JSON.

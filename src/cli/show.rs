@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use super::Context;
 use super::Done;
+use super::print_drift;
 use super::print_json;
 use crate::datapath::policy;
 
 pub(super) fn run(context: &Context) -> Result<Done> {
-    let Some((policy, drift)) = policy()? else {
+    let Some(in_force) = policy()? else {
         if context.json {
             print_json(&serde_json::json!({ "version": 1, "chains": [] }))?;
         } else {
@@ -19,13 +20,11 @@ pub(super) fn run(context: &Context) -> Result<Done> {
         }
         return Ok(Done::Yes);
     };
-    for line in &drift {
-        eprintln!("emptcp: drift: {line} (apply mends it)");
-    }
+    print_drift(&in_force.drift, in_force.applied.as_ref());
     if context.json {
-        print_json(&policy)?;
+        print_json(&in_force.policy)?;
     } else {
-        print(&policy)?;
+        print(&in_force.policy)?;
     }
     Ok(Done::Yes)
 }

@@ -8,6 +8,7 @@ use comfy_table::presets::NOTHING;
 use super::Context;
 use super::Done;
 use super::part_of;
+use super::print_drift;
 use super::print_json;
 use crate::datapath::NamespaceStatus;
 use crate::datapath::StateView;
@@ -61,6 +62,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
 
 fn print(status: &Status) {
     println!("generation {}, pins in {}", status.generation, status.pins);
+    if let Some(applied) = &status.applied {
+        println!("applied from {}", applied.from);
+    }
     let mut places = table(
         &["INTERFACE", "HOOK", "VIA", "PROGRAM", "STEPS", "CHAINS"],
         &[3, 4],
@@ -133,9 +137,7 @@ fn print(status: &Status) {
             println!("{hook}: {packets} packets could not be treated: {reason}");
         }
     }
-    for line in &status.drift {
-        eprintln!("emptcp: drift: {line} (apply mends it)");
-    }
+    print_drift(&status.drift, status.applied.as_ref());
 }
 
 fn print_state(view: &StateView) {

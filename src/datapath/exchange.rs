@@ -87,11 +87,14 @@ impl<'a> Change<'a> {
         for (attachment, via) in attachments.iter_mut().zip(via) {
             attachment.via = via;
         }
+        let (source, applied) = self.apply.remembered(self.stored);
         Ok(Stored {
             emptcp: env!("CARGO_PKG_VERSION").to_owned(),
             generation: self.number,
             netns_cookie: sys::netns_cookie(),
             policy: self.apply.policy.clone(),
+            source,
+            applied,
             counters: self.shared.counters.len(),
             ids: BTreeMap::new(),
             bases: BTreeMap::new(),

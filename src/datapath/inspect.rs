@@ -11,6 +11,7 @@ use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::attach;
 use super::counters;
@@ -27,6 +28,7 @@ use super::stored::stored_at;
 use crate::module::Hook;
 use crate::pin;
 use crate::pin::Home;
+use crate::policy::ChainChanges;
 
 /// A policy in force.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +43,8 @@ pub struct Status {
     pub chains: Vec<ChainStatus>,
     /// Packets that passed untreated, by hook and reason.
     pub reasons: BTreeMap<String, BTreeMap<String, u64>>,
+    /// The file that was applied last; `None`: all is from `chain add`.
+    pub applied: Option<Applied>,
     /// What the kernel has otherwise than it was published; `apply` mends it.
     pub drift: Vec<String>,
 }
@@ -102,12 +106,54 @@ pub struct StepStatus {
     pub counters: Counters,
 }
 
-/// The policy of this network namespace, as it was written; `None` where there is none.
+/// The policy in force, as it was written.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// In the form of [`canonical`](crate::policy::canonical).
+    pub policy: Value,
+    /// Number of the generation.
+    pub generation: u64,
+    /// What is otherwise than in the file that was applied last, if one was.
+    pub applied: Option<Applied>,
+    /// What the kernel has otherwise than it was published.
+    pub drift: Vec<String>,
+}
+
+/// The file that was applied last, and what is in force otherwise.
+#[derive(Clone, Debug, Serialize)]
+pub struct Applied {
+    /// The file or folder, `-` for standard input.
+    pub from: String,
+    /// Chains that were changed since.
+    pub changes: ChainChanges,
+}
+
+impl Applied {
+    fn of(stored: &Stored) -> Option<Self> {
+        let applied = stored.applied.as_ref().unwrap_or(&stored.policy);
+        Some(Self {
+            from: stored.source.clone()?,
+            changes: ChainChanges::between(applied, &stored.policy),
+        })
+    }
+
+    /// The changes, as drift against the file.
+    pub fn drift(&self) -> Vec<String> {
+        let from = match self.from.as_str() {
+            "-" => "standard input",
+            from => from,
+        };
+        let line = |line| format!("{line} after {from} was applied");
+        self.changes.lines().into_iter().map(line).collect()
+    }
+}
+
+/// The policy of this network namespace; `None` where there is none.
 ///
 /// # Errors
 ///
 /// No privilege, or the kernel's.
-pub fn policy() -> Result<Option<(serde_json::Value, Vec<String>)>> {
+pub fn policy() -> Result<Option<InForce>> {
     let home = Home::current(false)?;
     let Some(_lock) = home.lock_shared()? else {
         return Ok(None);
@@ -115,8 +161,12 @@ pub fn policy() -> Result<Option<(serde_json::Value, Vec<String>)>> {
     let Some(stored) = in_force(&home)? else {
         return Ok(None);
     };
-    let drift = drift(&home, &stored);
-    Ok(Some((stored.policy, drift)))
+    Ok(Some(InForce {
+        drift: drift(&home, &stored),
+        applied: Applied::of(&stored),
+        generation: stored.generation,
+        policy: stored.policy,
+    }))
 }
 
 /// State and counters of the policy of this network namespace; `None` where there is none.
@@ -167,6 +217,7 @@ pub fn status() -> Result<Option<Status>> {
         attachments,
         chains: chains(&stored, &Counted::read(&shared.counters)?),
         reasons,
+        applied: Applied::of(&stored),
         drift: drift(&home, &stored),
     }))
 }

@@ -62,6 +62,18 @@ use crate::pin::Home;
 use crate::plan::Plan;
 use crate::sys;
 
+/// Where the policy of an apply comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file or folder: all that was changed at run time goes.
+    File(String),
+    /// The policy in force with one chain changed: what was applied from a file is remembered.
+    InForce {
+        /// The generation that was in force, 0 if none was.
+        generation: u64,
+    },
+}
+
 /// What an apply did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -72,6 +84,8 @@ pub enum Outcome {
         /// Number of its generation.
         generation: u64,
     },
+    /// Nothing: the policy in force is no longer the one that was to be changed.
+    Overtaken,
 }
 
 /// All that an apply needs to know.
@@ -83,6 +97,8 @@ pub struct Apply<'a> {
     pub kernel: KernelVersion,
     /// The policy, as `show --json` prints it.
     pub policy: serde_json::Value,
+    /// Where that comes from.
+    pub origin: Origin,
     /// Its chains, checked.
     pub chains: &'a [BoundChain<'a>],
     /// Where they run.
@@ -139,6 +155,11 @@ impl Apply<'_> {
                 pin::remove(&home.join(name))?;
             }
         }
+        if let Origin::InForce { generation } = self.origin
+            && stored.as_ref().map_or(0, |s| s.generation) != generation
+        {
+            return Ok(Outcome::Overtaken);
+        }
         sweep(home, stored.as_ref())?;
         let ids = self.numbers(stored.as_ref());
         let steps = needed(&ids);
@@ -148,6 +169,15 @@ impl Apply<'_> {
             && self.is_in_force(home, stored, &classes, &shared)
         {
             self.sweep_state(home, &classes)?;
+            let (source, applied) = self.remembered(Some(stored));
+            if (&source, &applied) != (&stored.source, &stored.applied) {
+                let now = Stored {
+                    source,
+                    applied,
+                    ..stored.clone()
+                };
+                now.pin_again(home)?;
+            }
             return Ok(Outcome::Unchanged);
         }
         let bases = bases(&Counted::read(&shared.counters)?, stored.as_ref(), &ids);
@@ -186,7 +216,7 @@ impl Apply<'_> {
         now.ids = ids;
         now.bases = bases;
         now.counters = shared.counters.len();
-        now.pin(&folder.join("policy"))?;
+        now.pin(&folder.join(stored::POLICY))?;
         fail_point!("before-flip");
         sys::store_u64(&shared.generation, 0, number).context("cannot change the generation")?;
         fail_point!("after-flip");
@@ -198,6 +228,19 @@ impl Apply<'_> {
         sweep(home, Some(&now))?;
         self.sweep_state(home, &classes)?;
         Ok(Outcome::Applied { generation: number })
+    }
+
+    /// The file that was applied last, and its policy where that is not the one in force.
+    pub(super) fn remembered(&self, stored: Option<&Stored>) -> (Option<String>, Option<serde_json::Value>) {
+        match (&self.origin, stored) {
+            (Origin::File(source), _) => (Some(source.clone()), None),
+            (Origin::InForce { .. }, Some(stored)) if stored.source.is_some() => {
+                let applied = stored.applied.as_ref().unwrap_or(&stored.policy);
+                let differs = *applied != self.policy;
+                (stored.source.clone(), differs.then(|| applied.clone()))
+            }
+            (Origin::InForce { .. }, _) => (None, None),
+        }
     }
 
     /// The number of each step in the counters.

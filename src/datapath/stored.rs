@@ -2,6 +2,7 @@
 //! transaction, and found again through the generation word.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -33,6 +34,12 @@ pub(crate) struct Stored {
     pub(crate) netns_cookie: Option<u64>,
     /// The policy, as `show --json` prints it.
     pub(crate) policy: serde_json::Value,
+    /// Where the policy came from that was applied last; none: from nowhere but `chain add`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    /// That policy, where chains were changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) applied: Option<serde_json::Value>,
     /// Blocks of counters.
     pub(crate) counters: usize,
     /// Number of each step in the counters, by its id and module.
@@ -149,6 +156,15 @@ impl Stored {
         self.attachments.iter().find(|a| a.id() == id)
     }
 
+    /// Takes the place of what is pinned in the folder of its generation, which is the one in force.
+    pub(crate) fn pin_again(&self, home: &Home) -> Result<()> {
+        let folder = home.join(generation_folder(self.generation));
+        let (new, path) = (folder.join("policy-new"), folder.join(POLICY));
+        pin::remove(&new)?;
+        self.pin(&new)?;
+        fs::rename(&new, &path).with_context(|| format!("cannot replace {}", path.display()))
+    }
+
     /// Writes it into a map at a path.
     pub(crate) fn pin(&self, path: &Path) -> Result<()> {
         let mut bytes = serde_json::to_vec(self)?;
@@ -211,8 +227,11 @@ pub(super) fn stored_at(home: &Home) -> Result<Option<Stored>> {
         return Ok(None);
     };
     let folder = home.join(generation_folder(generation.current));
-    Stored::open(&folder.join("policy"))
+    Stored::open(&folder.join(POLICY))
 }
+
+/// Name of the pin of a generation as it was published.
+pub(super) const POLICY: &str = "policy";
 
 /// Name of the pin of the generation word.
 pub(super) const GENERATION: &str = "generation";

@@ -41,7 +41,9 @@
 //! only reads files.
 
 mod canonical;
+mod changes;
 mod diagnostic;
+mod edit;
 mod fragments;
 mod json;
 mod names;
@@ -56,12 +58,19 @@ mod tests;
 pub use canonical::canonical;
 pub use canonical::canonical_chain;
 pub use canonical::canonical_text;
+pub use changes::ChainChanges;
+pub use changes::Changes;
+pub use changes::SECTIONS;
+pub use changes::changes;
 pub use diagnostic::Diagnostic;
 pub use diagnostic::nearest;
 pub(crate) use diagnostic::quoted;
+pub use edit::Edit;
+pub use edit::edit;
 pub use fragments::Fragment;
 pub use fragments::load;
 pub use fragments::read_fragments;
+pub use fragments::read_one;
 pub use json::DEEPEST;
 pub use json::Json;
 pub use json::Member;

@@ -23,17 +23,44 @@ pub fn parse(fragments: &[Fragment]) -> Result<Policy, Vec<Diagnostic>> {
             Err(error) => parser.errors.push(error),
         }
     }
-    parser
-        .policy
-        .limits
-        .sort_by_key(|(key, _)| LIMITS.iter().position(|(name, _)| name == key));
-    parser.errors.extend(resolve::check(&parser.policy));
-    if parser.errors.is_empty() {
-        Ok(parser.policy)
-    } else {
-        parser.errors.sort();
-        Err(parser.errors)
+    parser.finish()
+}
+
+/// Parses a policy, and a file that holds one chain more, as it stands in `chains`.
+/// `replaced`: the chain whose place it takes; it has the same name.
+pub(super) fn parse_with_chain(
+    policy: &Fragment,
+    chain: &Fragment,
+    replaced: Option<&str>,
+) -> Result<Policy, Vec<Diagnostic>> {
+    let mut parser = Parser::default();
+    let (json, duplicates) = read(&policy.name, &policy.bytes).map_err(|e| vec![e])?;
+    parser.errors.extend(duplicates);
+    parser.document(&json);
+    let mut place = parser.policy.chains.len();
+    if let Some(name) = replaced {
+        parser.defined.remove(&("chain", name.to_owned()));
+        if let Some(index) = parser.policy.chains.iter().position(|c| *c.name == name) {
+            parser.policy.chains.remove(index);
+            place = index;
+        }
     }
+    let (json, duplicates) = read(&chain.name, &chain.bytes).map_err(|e| vec![e])?;
+    parser.errors.extend(duplicates);
+    let others = parser.policy.chains.len();
+    parser.chain(&json);
+    if parser.policy.chains.len() > others
+        && let Some(chain) = parser.policy.chains.pop()
+    {
+        if let Some(name) = replaced.filter(|name| *chain.name != **name) {
+            let expected = format!("{name:?}, the chain that is replaced");
+            let found = quoted(&chain.name);
+            let error = Diagnostic::expected(&chain.name.at, expected, found);
+            parser.errors.push(error);
+        }
+        parser.policy.chains.insert(place, chain);
+    }
+    parser.finish()
 }
 
 const FIELDS: [&str; 8] = [
@@ -76,6 +103,19 @@ struct Parser {
 }
 
 impl Parser {
+    fn finish(mut self) -> Result<Policy, Vec<Diagnostic>> {
+        self.policy
+            .limits
+            .sort_by_key(|(key, _)| LIMITS.iter().position(|(name, _)| name == key));
+        self.errors.extend(resolve::check(&self.policy));
+        if self.errors.is_empty() {
+            Ok(self.policy)
+        } else {
+            self.errors.sort();
+            Err(self.errors)
+        }
+    }
+
     fn wrong(&mut self, json: &Json, expected: impl Into<String>) {
         self.errors
             .push(Diagnostic::expected(&json.at, expected, json.found()));

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod chains;
 mod exchange;
 mod foreign;
 mod killed;
