@@ -3,6 +3,9 @@
 
 use crate::params::InterfaceResolver;
 
+/// Largest MTU that fits into one page with what XDP puts around a packet.
+pub(crate) const ONE_BUFFER_MTU: u32 = 3498;
+
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {

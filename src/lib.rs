@@ -3,6 +3,7 @@
 mod abi;
 pub mod cli;
 pub mod datapath;
+pub mod doctor;
 pub mod graph;
 mod insn;
 pub mod interface;

@@ -63,6 +63,29 @@ impl Home {
         })
     }
 
+    /// The folder for the current network namespace where a BPF file system is mounted, else the
+    /// place where one belongs. Changes nothing, waits for nobody.
+    pub(crate) fn look() -> Result<(PathBuf, bool)> {
+        let path = bpffs(false)?;
+        let mounted = is_bpffs(&path)?;
+        Ok((path, mounted))
+    }
+
+    /// The process that is changing the policy, if one is.
+    pub(crate) fn locked_by(&self) -> Option<String> {
+        let inode = fs::metadata(&self.path).ok()?.ino();
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        // 1: FLOCK  ADVISORY  WRITE 708 08:01:262 0 EOF
+        locks.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, "FLOCK", _, "WRITE", process, file, ..] = fields[..] else {
+                return None;
+            };
+            let own = file.rsplit(':').next()? == inode.to_string();
+            own.then(|| process.to_owned())
+        })
+    }
+
     /// All folders beside this one, with the inode of their namespace.
     pub(crate) fn all(&self) -> Result<Vec<(u64, Home)>> {
         let mut found = Vec::new();

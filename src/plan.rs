@@ -14,6 +14,7 @@ use crate::graph::compile;
 use crate::graph::longest_path;
 use crate::graph::split;
 use crate::interface::Interface;
+use crate::interface::ONE_BUFFER_MTU;
 use crate::module::Hook;
 use crate::module::Module;
 use crate::params::TableContents;
@@ -21,9 +22,6 @@ use crate::policy::Diagnostic;
 use crate::policy::OnError;
 use crate::policy::Position;
 use crate::policy::XdpOptions;
-
-/// Largest MTU that fits into one page with what XDP puts around a packet.
-const ONE_BUFFER_MTU: u32 = 3498;
 
 /// All that is in force under a policy.
 #[derive(Clone, Debug, Default)]

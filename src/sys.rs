@@ -698,6 +698,33 @@ pub(crate) fn netns_cookie() -> Option<u64> {
     (ret == 0).then_some(cookie)
 }
 
+/// Whether the kernel leaves checksums of packets that an interface sends to be completed later.
+pub(crate) fn completes_checksums_later(interface: &str) -> io::Result<bool> {
+    const ETHTOOL_GTXCSUM: u32 = 0x16;
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // `struct ethtool_value`
+    let mut value = [ETHTOOL_GTXCSUM, 0];
+    let mut name = [0; libc::IFNAMSIZ];
+    // The last byte stays 0.
+    for (to, from) in name[..libc::IFNAMSIZ - 1].iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let mut request = libc::ifreq {
+        ifr_name: name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_data: value.as_mut_ptr().cast(),
+        },
+    };
+    // SAFETY: the request has a name that ends, and points to as much as the command writes.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &mut request) })?;
+    Ok(value[1] != 0)
+}
+
 /// Gives SIGPIPE its default effect back, which Rust takes from it.
 pub(crate) fn default_sigpipe() {
     // SAFETY: the default action of a signal is always valid.

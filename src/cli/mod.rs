@@ -8,6 +8,7 @@ mod bench;
 mod chain;
 mod check;
 mod delete;
+mod doctor;
 mod modules;
 mod show;
 mod status;
@@ -70,6 +71,8 @@ enum Verb {
     Status(status::Args),
     /// Remove the policy in force with everything that belongs to it.
     Delete,
+    /// Tell whether this machine can do what emptcp asks of it.
+    Doctor,
     /// List the selectors and actors with their parameters.
     Modules(modules::Args),
     /// Measure the cost of chains and modules on this machine.
@@ -90,6 +93,8 @@ enum Done {
     /// A policy is not valid; its errors are printed.
     Invalid,
     WouldChange,
+    /// This machine lacks what emptcp needs; it is printed.
+    Unable,
 }
 
 /// Runs the command of this process.
@@ -101,7 +106,7 @@ pub fn main() -> ExitCode {
     let _scenario = stop_where_told();
     match run(cli) {
         Ok(Done::Yes) => ExitCode::SUCCESS,
-        Ok(Done::Invalid) => ExitCode::FAILURE,
+        Ok(Done::Invalid | Done::Unable) => ExitCode::FAILURE,
         Ok(Done::WouldChange) => ExitCode::from(3),
         Err(error) => {
             if let Some(log) = verifier_log(&error).filter(|_| verbose) {
@@ -161,6 +166,7 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Show => show::run(&context),
         Verb::Status(args) => status::run(&context, &args),
         Verb::Delete => delete::run(&context),
+        Verb::Doctor => doctor::run(&context),
         Verb::Modules(args) => modules::run(&context, &args),
         Verb::Bench(args) => bench::run(&context, &args),
     }

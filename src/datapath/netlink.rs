@@ -1,5 +1,7 @@
 //! What rtnetlink says of interfaces and filters of the current network namespace.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
@@ -8,14 +10,19 @@ use netlink_packet_core::NLM_F_REQUEST;
 use netlink_packet_core::NetlinkHeader;
 use netlink_packet_core::NetlinkMessage;
 use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::address::AddressScope;
 use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::link::LinkInfo;
 use netlink_packet_route::link::LinkLayerType;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::link::LinkXdp;
 use netlink_packet_route::link::Prop;
+use netlink_packet_route::tc::TcAttribute;
 use netlink_packet_route::tc::TcHandle;
 use netlink_packet_route::tc::TcMessage;
 use netlink_sys::Socket;
@@ -84,6 +91,69 @@ fn interface(link: LinkMessage) -> Interface {
         }
     }
     interface
+}
+
+/// What the plan of a policy does not ask of an interface.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PortState {
+    /// It is up.
+    pub(crate) up: bool,
+    /// It has an IPv4 address of global scope.
+    pub(crate) ipv4: bool,
+    /// Index of its other end, where that is in this network namespace.
+    pub(crate) peer: Option<u32>,
+    /// Kinds of its queueing disciplines.
+    pub(crate) qdiscs: Vec<String>,
+}
+
+/// More of the interfaces of the current network namespace, by index.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(crate) fn port_states() -> Result<BTreeMap<u32, PortState>> {
+    let mut states = BTreeMap::new();
+    for message in dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            states.insert(link.header.index, port_state(&link));
+        }
+    }
+    for message in dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+        if let RouteNetlinkMessage::NewAddress(address) = message
+            && address.header.family == AddressFamily::Inet
+            && address.header.scope == AddressScope::Universe
+            && let Some(state) = states.get_mut(&address.header.index)
+        {
+            state.ipv4 = true;
+        }
+    }
+    for message in dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))? {
+        if let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message
+            && let Some(state) = states.get_mut(&(qdisc.header.index as u32))
+        {
+            let kinds = qdisc.attributes.into_iter().filter_map(|a| match a {
+                TcAttribute::Kind(kind) => Some(kind),
+                _ => None,
+            });
+            state.qdiscs.extend(kinds);
+        }
+    }
+    Ok(states)
+}
+
+fn port_state(link: &LinkMessage) -> PortState {
+    let attributes = &link.attributes;
+    let elsewhere = attributes
+        .iter()
+        .any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
+    PortState {
+        up: link.header.flags.contains(LinkFlags::Up),
+        peer: attributes.iter().find_map(|a| match a {
+            LinkAttribute::Link(peer) if !elsewhere && *peer != 0 => Some(*peer),
+            _ => None,
+        }),
+        ..PortState::default()
+    }
 }
 
 /// The filters that a clsact qdisc of the interface has: hook, priority, handle (of a classifier

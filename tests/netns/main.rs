@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod chains;
+mod doctor;
 mod exchange;
 mod foreign;
 mod killed;
