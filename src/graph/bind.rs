@@ -150,6 +150,14 @@ impl<'a> Binder<'a, '_> {
         })
     }
 
+    /// Whether the policy has a shared sub-policy of that name.
+    fn is_shared(&self, name: &str, kind: Kind) -> bool {
+        match kind {
+            Kind::Selector => self.policy.selectors.iter().any(|s| *s.name == name),
+            Kind::Actor => self.policy.actors.iter().any(|a| *a.name == name),
+        }
+    }
+
     /// The module of a step, and its parameters if there is nothing wrong with them.
     fn module_and_params(&mut self, step: &Step, kind: Kind) -> Option<(usize, Option<Encoded>)> {
         let name = &step.module;
@@ -169,7 +177,13 @@ impl<'a> Binder<'a, '_> {
                 }
                 None => {
                     let names = self.modules.iter().filter(|module| module.kind == kind);
-                    Diagnostic::new(&name.at, format!("no {kind} is named {}", quoted(name)))
+                    let hint = if self.is_shared(name, kind) {
+                        format!(": a shared one is used by {{ \"use\": {:?} }}", name.value)
+                    } else {
+                        String::new()
+                    };
+                    let message = format!("no {kind} is named {}{hint}", quoted(name));
+                    Diagnostic::new(&name.at, message)
                         .suggest_nearest(name, names.map(|module| module.name.as_str()))
                 }
             };

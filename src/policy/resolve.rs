@@ -173,13 +173,21 @@ impl<'a> Resolver<'a> {
 }
 
 fn unknown_selector(policy: &Policy, name: &Spanned<String>) -> Diagnostic {
-    let message = format!("no shared selector is named {}", quoted(name));
+    let other = policy.actors.iter().any(|a| a.name.value == name.value);
+    let hint = if other {
+        ": it is a list of actors"
+    } else {
+        ""
+    };
+    let message = format!("no shared selector is named {}{hint}", quoted(name));
     let names = policy.selectors.iter().map(|s| s.name.value.as_str());
     Diagnostic::new(&name.at, message).suggest_nearest(name, names)
 }
 
 fn unknown_actors(policy: &Policy, name: &Spanned<String>) -> Diagnostic {
-    let message = format!("no shared list of actors is named {}", quoted(name));
+    let other = policy.selectors.iter().any(|s| s.name.value == name.value);
+    let hint = if other { ": it is a selector" } else { "" };
+    let message = format!("no shared list of actors is named {}{hint}", quoted(name));
     let names = policy.actors.iter().map(|s| s.name.value.as_str());
     Diagnostic::new(&name.at, message).suggest_nearest(name, names)
 }

@@ -16,4 +16,5 @@ mod outside;
 mod raw;
 mod refusals;
 mod rig;
+mod shared;
 mod traffic;
