@@ -3,25 +3,26 @@
 #
 # Measurements on this machine (root); docs/performance.md says what they mean.
 #
-#   scripts/bench.sh [chains|apply|transfer]...     (default: all of them)
+#   scripts/bench.sh [chains|apply|change|transfer]...     (default: all of them)
 #
 #   chains     nanoseconds of chains and modules beside monoliths (emptcp bench)
 #   apply      time and memory of an apply of 1,000 steps; size of the binary
+#   change     time of an apply that changes nothing, and of the exchange of one step
 #   transfer   goodput of MPTCP over two paths, with chains at both ends and without
 #
 # Network namespaces begin with emptcp-bench-, and go away at any exit.
-# PAIRS (10), SECONDS_EACH (4) and RATE (500mbit a path; none: as fast as the CPUs
-# are) of the transfers may be set.
+# RUNS (20) of the changes, PAIRS (10), SECONDS_EACH (4) and RATE (500mbit a path; none:
+# as fast as the CPUs are) of the transfers may be set.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-usage() { sed -n '4,15s/^# \{0,1\}//p' "$ROOT/scripts/bench.sh"; }
+usage() { sed -n '4,16s/^# \{0,1\}//p' "$ROOT/scripts/bench.sh"; }
 
 parts=()
 for arg; do
 	case $arg in
-	chains | apply | transfer) parts+=("$arg") ;;
+	chains | apply | change | transfer) parts+=("$arg") ;;
 	-h | --help)
 		usage
 		exit
@@ -32,7 +33,7 @@ for arg; do
 		;;
 	esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(chains apply transfer)
+[ ${#parts[@]} -gt 0 ] || parts=(chains apply change transfer)
 [ "$(id -u)" = 0 ] || die "measurements need root"
 
 toolchain
@@ -157,6 +158,58 @@ apply() {
 	done
 	del_ns a
 	echo "binary: $(stat -c %s "$EMPTCP") bytes"
+}
+
+# Two chains of 10 steps at tc ingress and egress of one interface.
+policy_of_20() {
+	local hook first=1 any="" k
+	for k in $(seq 6); do any+="${any:+,}{\"src\":{\"in\":[\"10.0.$k.0/24\"]}}"; done
+	echo '{ "version": 1, "chains": ['
+	for hook in tc-ingress tc-egress; do
+		[ $first = 1 ] || echo ,
+		first=0
+		cat <<-END
+			{ "name": "c0-$hook", "hook": "$hook", "interfaces": ["bench0"],
+			  "select": { "all": [{ "mptcp": {} }, { "tcp": { "flags": ["ack"] } }, { "any": [$any] }] },
+			  "act": [{ "record": {} }, { "set_recv_win": { "bytes": "64KiB", "wscale": 7 } }] }
+		END
+	done
+	echo ']}'
+}
+
+# Times of the same command, in milliseconds: median, fastest and slowest of all.
+TIMES='
+import statistics, subprocess, sys, time
+def timed(*command, stdin=None):
+    start = time.monotonic()
+    subprocess.run(command, check=True, stdin=stdin, stderr=subprocess.DEVNULL)
+    return (time.monotonic() - start) * 1000
+def show(what, times):
+    print(f"{what}: median {statistics.median(times):.1f} ms, {min(times):.1f} to {max(times):.1f}, {len(times)} runs")
+emptcp, steps, policy, one, other, runs = *sys.argv[1:6], int(sys.argv[6])
+subprocess.run([emptcp, "apply", policy], check=True)
+show(f"apply of {steps} steps in force", [timed(emptcp, "apply", policy) for _ in range(runs)])
+show(f"exchange of one step of {steps}",
+     [timed(emptcp, "chain", "replace", "c0-tc-ingress", file) for _ in range(runs // 2) for file in (other, one)])
+subprocess.run([emptcp, "delete"], check=True)
+'
+
+change() {
+	local steps
+	echo "== changes of a policy in force"
+	have python3 && have jq || die "change needs python3 and jq"
+	new_ns a
+	for i in $(seq 0 2 15); do
+		in_ns a ip link add "bench$i" type veth peer name "bench$((i + 1))"
+	done
+	policy_of_20 >"$tmp/20.json"
+	policy_of_1000 >"$tmp/1024.json"
+	for steps in 20 1024; do
+		jq '.chains[0]' "$tmp/$steps.json" >"$tmp/one.json"
+		jq '.chains[0].act[1].set_recv_win.bytes = "32KiB" | .chains[0]' "$tmp/$steps.json" >"$tmp/other.json"
+		in_ns a python3 -c "$TIMES" "$EMPTCP" "$steps" "$tmp/$steps.json" "$tmp/one.json" "$tmp/other.json" "${RUNS:-20}"
+	done
+	del_ns a
 }
 
 # goodput SECONDS: bits per second that the server received.
