@@ -12,4 +12,5 @@ pub mod params;
 mod pin;
 pub mod plan;
 pub mod policy;
+pub mod schema;
 mod sys;

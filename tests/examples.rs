@@ -1,17 +1,17 @@
 //! What the documentation shows is true: policies are accepted, the module outside of the
 //! tree compiles, links lead somewhere.
 
+mod policies;
+
 use std::fs;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::Command;
 use std::process::Output;
 
 use emptcp_test::outside::compile;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use policies::pages;
+use policies::read;
+use policies::root;
 
 /// `emptcp check` for another machine, so that no interface need exist here.
 fn check(policy: &Path, modules: Option<&Path>) -> Output {
@@ -32,54 +32,13 @@ fn assert_accepted(what: &str, policy: &Path) {
     assert!(output.status.success(), "{what}: {errors}");
 }
 
-/// Files of a folder with an ending, sorted.
-fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.to_string_lossy().ends_with(ending))
-        .collect();
-    files.sort();
-    files
-}
-
-fn pages() -> Vec<PathBuf> {
-    let mut pages = files("docs", ".md");
-    pages.push(root().join("README.md"));
-    pages.push(root().join("CONTRIBUTING.md"));
-    pages
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
 #[test]
-fn examples_are_accepted() {
-    let examples = files("examples", ".json");
-    assert!(!examples.is_empty());
-    for example in examples {
-        assert_accepted(&example.display().to_string(), &example);
+fn policies_are_accepted() {
+    for (name, text) in policies::all() {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.json"));
+        fs::write(&file, text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        assert_accepted(&name, &file);
     }
-}
-
-/// Blocks that begin with "```json policy" are whole policies.
-#[test]
-fn policies_in_the_documentation_are_accepted() {
-    let mut found = 0;
-    for page in pages() {
-        let text = read(&page);
-        for (index, block) in text.split("```json policy\n").skip(1).enumerate() {
-            let block = block.split("```").next().unwrap_or_default();
-            let name = page.file_stem().unwrap_or_default().to_string_lossy();
-            let file =
-                Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("docs-{name}-{index}.json"));
-            fs::write(&file, block).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-            assert_accepted(&format!("{}, policy {}", page.display(), index + 1), &file);
-            found += 1;
-        }
-    }
-    assert!(found > 0, "no page shows a policy");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod check;
 mod delete;
 mod doctor;
 mod modules;
+mod schema;
 mod show;
 mod status;
 
@@ -75,6 +76,8 @@ enum Verb {
     Doctor,
     /// List the selectors and actors with their parameters.
     Modules(modules::Args),
+    /// Print the JSON Schema of policies, for editors.
+    Schema,
     /// Measure the cost of chains and modules on this machine.
     Bench(bench::Args),
 }
@@ -168,6 +171,7 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Delete => delete::run(&context),
         Verb::Doctor => doctor::run(&context),
         Verb::Modules(args) => modules::run(&context, &args),
+        Verb::Schema => schema::run(&context),
         Verb::Bench(args) => bench::run(&context, &args),
     }
 }

@@ -12,6 +12,7 @@ use crate::policy::Diagnostic;
 use crate::policy::Fragment;
 use crate::policy::OnError;
 use crate::policy::Policy;
+use crate::schema::tests::accepts_policy;
 
 fn policy_of(text: &str) -> Policy {
     let fragment = Fragment {
@@ -40,7 +41,10 @@ fn chains_of(chains: &[(&str, &str)]) -> Policy {
 }
 
 fn bound(policy: &Policy) -> Vec<BoundChain<'_>> {
-    bind(policy, &registry(), &TwoInterfaces).unwrap_or_else(|errors| panic!("{errors:?}"))
+    let chains = bind(policy, &registry(), &TwoInterfaces);
+    let chains = chains.unwrap_or_else(|errors| panic!("{errors:?}"));
+    accepts_policy(&crate::policy::canonical_text(policy));
+    chains
 }
 
 fn graph_of(policy: &Policy) -> Graph {

@@ -17,6 +17,8 @@ mod tests;
 pub use decode::decode;
 pub use describe::check_description;
 pub use encode::encode;
+pub(crate) use scalar::bound;
+pub(crate) use scalar::default_value;
 pub use table::decode_key;
 pub use table::decode_value;
 pub use table::encode_key;

@@ -233,6 +233,23 @@ pub(super) fn literal(text: &str, at: &crate::policy::Place) -> Json {
     }
 }
 
+/// The smallest or largest value of a parameter as a number in JSON, in the unit of the data plane.
+pub(crate) fn bound(ty: &Type, text: &str) -> Option<Plain> {
+    let at = crate::policy::Place::root("");
+    let bytes = encode(ty, &literal(text, &at), &super::AnyInterface).ok()?;
+    let value = *magnitudes(ty, &bytes).first()?;
+    match ty {
+        Type::Ratio => Some(quantity::show_ratio(u32::try_from(value).ok()?)),
+        Type::Int(_) => Some(Plain::from(i64::try_from(value).ok()?)),
+        _ => Some(Plain::from(u64::try_from(value).ok()?)),
+    }
+}
+
+/// A default as a value in JSON.
+pub(crate) fn default_value(text: &str) -> Plain {
+    literal(text, &crate::policy::Place::root("")).to_value()
+}
+
 /// Encodes a single value and checks the range of the parameter.
 pub(super) fn encode_in_range(
     param: &Param,

@@ -15,6 +15,7 @@ use crate::module::Type;
 use crate::policy::Diagnostic;
 use crate::policy::Fragment;
 use crate::policy::Table;
+use crate::schema::tests::accepts_params;
 
 fn named(name: &str) -> Module {
     registry()
@@ -40,7 +41,11 @@ fn tables() -> Vec<Table> {
 
 fn encode_text(module: &Module, text: &str) -> Result<Encoded, Vec<Diagnostic>> {
     let (json, _) = crate::policy::read("p.json", text.as_bytes()).unwrap();
-    encode(module, &json, &TwoInterfaces, &tables())
+    let encoded = encode(module, &json, &TwoInterfaces, &tables());
+    if encoded.is_ok() {
+        accepts_params(module, text);
+    }
+    encoded
 }
 
 /// The bytes of one parameter.

@@ -78,8 +78,16 @@ pub use json::Place;
 pub use json::Spanned;
 pub use json::Value;
 pub use json::read;
+pub(crate) use names::TABLE_KEYS;
+pub(crate) use names::VALUE_TYPES;
 pub use names::table_key_name;
 pub use names::value_type_name;
+#[cfg(test)]
+pub(crate) use parse::CHAIN_FIELDS;
+#[cfg(test)]
+pub(crate) use parse::FIELDS;
+#[cfg(test)]
+pub(crate) use parse::TABLE_FIELDS;
 pub(crate) use parse::one_of;
 pub use parse::parse;
 pub use pattern::InterfacePattern;

@@ -63,7 +63,7 @@ pub(super) fn parse_with_chain(
     parser.finish()
 }
 
-const FIELDS: [&str; 8] = [
+pub(crate) const FIELDS: [&str; 8] = [
     "version",
     "$schema",
     "comment",
@@ -73,10 +73,10 @@ const FIELDS: [&str; 8] = [
     "actors",
     "chains",
 ];
-const TABLE_FIELDS: [&str; 7] = [
+pub(crate) const TABLE_FIELDS: [&str; 7] = [
     "comment", "type", "value", "size", "timeout", "default", "elements",
 ];
-const CHAIN_FIELDS: [&str; 12] = [
+pub(crate) const CHAIN_FIELDS: [&str; 12] = [
     "name",
     "comment",
     "hook",

@@ -19,7 +19,7 @@ use super::json::Json;
 use super::json::Value;
 
 /// A kind of quantities: a decimal number with a unit behind it.
-struct Kind {
+pub(crate) struct Kind {
     /// With an example, for "expected …".
     expected: &'static str,
     /// For "not a whole number of …".
@@ -33,7 +33,15 @@ struct Kind {
     bare: bool,
 }
 
-const BYTES: Kind = Kind {
+impl Kind {
+    /// The names of the units, ascending.
+    pub(crate) fn units(&self) -> impl Iterator<Item = &'static str> {
+        self.units.iter().map(|(name, _)| *name)
+    }
+}
+
+/// How bytes are written.
+pub(crate) const BYTES: Kind = Kind {
     expected: "bytes such as \"64KiB\"",
     base: "bytes",
     units: &[
@@ -59,7 +67,8 @@ const BYTES: Kind = Kind {
     bare: true,
 };
 
-const RATE: Kind = Kind {
+/// How rates are written.
+pub(crate) const RATE: Kind = Kind {
     expected: "a rate such as \"20Mbit\"",
     base: "bits per second",
     units: &[
@@ -95,7 +104,8 @@ const RATE: Kind = Kind {
     bare: true,
 };
 
-const TIME: Kind = Kind {
+/// How times are written.
+pub(crate) const TIME: Kind = Kind {
     expected: "a time such as \"100ms\"",
     base: "nanoseconds",
     units: &[

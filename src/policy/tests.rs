@@ -3,6 +3,7 @@ use serde_json::Value as Plain;
 use serde_json::json;
 
 use super::*;
+use crate::schema::tests::accepts_grammar;
 
 fn fragment(name: &str, bytes: impl AsRef<[u8]>) -> Fragment {
     Fragment {
@@ -12,7 +13,10 @@ fn fragment(name: &str, bytes: impl AsRef<[u8]>) -> Fragment {
 }
 
 fn parsed(text: &str) -> Policy {
-    parse(&[fragment("p", text)]).unwrap_or_else(|errors| panic!("{errors:?} in {text}"))
+    let policy = parse(&[fragment("p", text)]);
+    let policy = policy.unwrap_or_else(|errors| panic!("{errors:?} in {text}"));
+    accepts_grammar(text);
+    policy
 }
 
 fn errors(bytes: impl AsRef<[u8]>) -> Vec<String> {
@@ -1112,6 +1116,7 @@ proptest! {
         match parse(&[fragment("p", &text)]) {
             Ok(policy) => {
                 round_trip(&policy)?;
+                accepts_grammar(std::str::from_utf8(&text).unwrap());
                 for chain in &policy.chains {
                     prop_assert!(policy.resolve(chain).is_ok());
                 }
