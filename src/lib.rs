@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod graph;
 mod insn;
 pub mod interface;
+pub mod memory;
 pub mod module;
 pub mod params;
 mod pin;

@@ -1,5 +1,6 @@
 //! `emptcp check`
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -15,11 +16,13 @@ use super::print_invalid;
 use super::print_json;
 use super::running_kernel;
 use crate::datapath::interfaces;
+use crate::graph::Budget;
 use crate::interface::Interface;
 use crate::interface::Interfaces;
 use crate::module::KernelVersion;
 use crate::params::AnyInterface;
 use crate::params::InterfaceResolver;
+use crate::plan::Plan;
 use crate::plan::longest_paths;
 use crate::plan::plan;
 use crate::policy::Policy;
@@ -34,47 +37,59 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
-    let Some(policy) = load_policy(context, &args.path)? else {
+    with_plan(context, &args.path, args.kernel, |plan, _, budget| {
+        let paths = longest_paths(plan, context.registry.modules(), budget);
+        if context.json {
+            let paths: Vec<_> = paths
+                .iter()
+                .map(|(a, calls)| {
+                    json!({ "interface": a.interface, "hook": a.hook.name(), "part": a.part + 1,
+                        "parts": a.parts, "longest_path": calls })
+                })
+                .collect();
+            print_json(&json!({ "valid": true, "attachments": paths }))?;
+        } else {
+            for (a, calls) in paths {
+                let part = part_of(a.part + 1, a.parts);
+                println!(
+                    "{} {}{part}: longest path {calls} of {} calls",
+                    a.interface, a.hook, budget.calls
+                );
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Reads, checks and lays out a policy, and shows the plan; of a policy that is not valid, what is
+/// wrong. `kernel`: of another machine, whatever its interfaces.
+pub(super) fn with_plan(
+    context: &Context,
+    path: &Path,
+    kernel: Option<KernelVersion>,
+    show: impl FnOnce(&Plan, &Interfaces, &Budget<'_>) -> Result<()>,
+) -> Result<Done> {
+    let Some(policy) = load_policy(context, path)? else {
         return Ok(Done::Invalid);
     };
     // For another machine every interface that the policy names is there.
-    let interfaces = match args.kernel {
+    let interfaces = match kernel {
         Some(_) => named_interfaces(&policy),
         None => interfaces()?,
     };
-    let resolver: &dyn InterfaceResolver = if args.kernel.is_some() {
+    let resolver: &dyn InterfaceResolver = if kernel.is_some() {
         &AnyInterface
     } else {
         &interfaces
     };
     let budget = budget();
-    let kernel = args.kernel.map_or_else(running_kernel, Ok)?;
+    let kernel = kernel.map_or_else(running_kernel, Ok)?;
     let planned = bind_policy(context, &policy, resolver, kernel)
         .and_then(|chains| plan(&chains, context.registry.modules(), &interfaces.0, &budget));
-    let plan = match planned {
-        Ok(plan) => plan,
-        Err(errors) => return print_invalid(context, &errors),
-    };
-    let paths = longest_paths(&plan, context.registry.modules(), &budget);
-    if context.json {
-        let paths: Vec<_> = paths
-            .iter()
-            .map(|(a, calls)| {
-                json!({ "interface": a.interface, "hook": a.hook.name(), "part": a.part + 1,
-                    "parts": a.parts, "longest_path": calls })
-            })
-            .collect();
-        print_json(&json!({ "valid": true, "attachments": paths }))?;
-    } else {
-        for (a, calls) in paths {
-            let part = part_of(a.part + 1, a.parts);
-            println!(
-                "{} {}{part}: longest path {calls} of {} calls",
-                a.interface, a.hook, budget.calls
-            );
-        }
+    match planned {
+        Ok(plan) => show(&plan, &interfaces, &budget).map(|()| Done::Yes),
+        Err(errors) => print_invalid(context, &errors),
     }
-    Ok(Done::Yes)
 }
 
 /// Hardware interfaces with the names that a policy uses.

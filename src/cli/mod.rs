@@ -9,6 +9,7 @@ mod chain;
 mod check;
 mod delete;
 mod doctor;
+mod explain;
 mod modules;
 mod schema;
 mod show;
@@ -66,6 +67,8 @@ enum Verb {
     Chain(chain::Args),
     /// Check a policy without changing anything; needs no privilege.
     Check(check::Args),
+    /// Print the decisions that a policy makes, and what it takes; needs no privilege.
+    Explain(explain::Args),
     /// Print the policy in force.
     Show,
     /// Print where the policy runs and what it did.
@@ -166,6 +169,7 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Apply(args) => apply::run(&context, &args),
         Verb::Chain(args) => chain::run(&context, args),
         Verb::Check(args) => check::run(&context, &args),
+        Verb::Explain(args) => explain::run(&context, &args),
         Verb::Show => show::run(&context),
         Verb::Status(args) => status::run(&context, &args),
         Verb::Delete => delete::run(&context),

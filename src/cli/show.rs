@@ -97,7 +97,7 @@ fn list(value: &Value) -> String {
 }
 
 /// `all(mptcp, not dport(in=["22"]))`
-fn expression(value: &Value) -> String {
+pub(super) fn expression(value: &Value) -> String {
     let Some((key, inner)) = value.as_object().and_then(|o| o.iter().next()) else {
         return "every TCP packet".to_owned();
     };

@@ -188,7 +188,7 @@ pub(super) fn table(header: &[&str], right: &[usize]) -> Table {
 }
 
 /// Without the blanks that fill the last column.
-fn print_table(table: &Table) {
+pub(super) fn print_table(table: &Table) {
     for line in table.lines() {
         println!("{}", line.trim_end());
     }
