@@ -278,7 +278,7 @@ fn bpffs(may_mount: bool) -> Result<PathBuf> {
     if first.is_none() {
         if !nix::unistd::geteuid().is_root() {
             return Err(io::Error::from(io::ErrorKind::PermissionDenied))
-                .context("cannot see whether process 1 has a BPF file system");
+                .context("cannot see whether process 1 has a BPF file system: set EMPTCP_BPFFS");
         }
         bail!(
             "{STANDARD} is no BPF file system, and process 1 cannot be looked into to see whether a \

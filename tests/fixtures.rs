@@ -396,3 +396,37 @@ fn root_a_clamped_window_stays_as_it_is() {
     }
     assert!(edits > 100, "{edits}");
 }
+
+/// All of that again by a user that has nothing but what emptcp asks for.
+#[test]
+fn root_three_capabilities_are_enough_for_every_row() {
+    if kernel::in_guest() {
+        return kernel::skipped("no setpriv in the guest");
+    }
+    // Copies, that the user can read wherever the tree is.
+    let folder = std::env::temp_dir().join(format!("emptcp-fixtures-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let program = folder.join("fixtures");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let rows = folder.join("modules");
+    std::fs::create_dir(&rows).unwrap();
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/modules")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), rows.join(file.file_name())).unwrap();
+    }
+    let three = "-all,+bpf,+perfmon,+net_admin";
+    let output = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args(["inh-caps", "ambient-caps", "bounding-set"].map(|set| format!("--{set}={three}")))
+        .arg(&program)
+        .args(["--exact", "root_every_row_on_every_hook", "--nocapture"])
+        .env("EMPTCP_FIXTURES", &rows)
+        .env("HOME", &folder)
+        .output();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let output = output.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    assert!(text.contains("1 passed"), "{text}");
+}

@@ -11,6 +11,7 @@ mod delete;
 mod doctor;
 mod explain;
 mod modules;
+mod privilege;
 mod schema;
 mod show;
 mod status;
@@ -119,7 +120,7 @@ pub fn main() -> ExitCode {
                 eprintln!("{}", log.trim_end());
             }
             eprintln!("emptcp: {error:#}");
-            if let Some(cure) = cure(&error) {
+            if let Some(cure) = privilege::cure(&error) {
                 eprintln!("emptcp: {cure}");
             }
             ExitCode::FAILURE
@@ -194,19 +195,6 @@ fn add_modules(registry: &mut Registry, folders: &[PathBuf]) -> Result<()> {
 /// A reader that stops reading (`emptcp modules | head`) ends us quietly, as it does others.
 fn restore_sigpipe() {
     crate::sys::default_sigpipe();
-}
-
-/// What to do about errors that are not about a policy.
-fn cure(error: &anyhow::Error) -> Option<&'static str> {
-    let denied = error.chain().any(|cause| {
-        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        let bpf = cause
-            .downcast_ref::<libbpf_rs::Error>()
-            .map(libbpf_rs::Error::kind);
-        io == Some(io::ErrorKind::PermissionDenied)
-            || bpf == Some(libbpf_rs::ErrorKind::PermissionDenied)
-    });
-    denied.then_some("run it as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
 }
 
 /// Prints what is in force otherwise than it was applied, and what an apply would do about it.

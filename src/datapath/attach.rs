@@ -279,6 +279,27 @@ pub(super) fn has_tcx(ifindex: u32) -> bool {
     KNOWN.load(Ordering::Relaxed)
 }
 
+/// An attachment in force.
+#[derive(Clone, Debug)]
+pub(super) struct Present<'a> {
+    pub(super) stored: &'a StoredAttachment,
+    /// Pin of its entry program.
+    pub(super) entry: PathBuf,
+}
+
+impl Present<'_> {
+    /// The program, of which the id is known. By its pin: to open a program by its id takes
+    /// CAP_SYS_ADMIN.
+    fn program(&self, id: u32) -> Result<OwnedFd> {
+        if let Ok(program) = sys::open_pin(&self.entry)
+            && sys::program_info(&program).is_ok_and(|(found, _)| found == id)
+        {
+            return Ok(program);
+        }
+        sys::program_by_id(id).context("cannot open the program in force")
+    }
+}
+
 /// Attaches a program, or exchanges the one that is there.
 ///
 /// # Errors
@@ -287,7 +308,7 @@ pub(super) fn has_tcx(ifindex: u32) -> bool {
 pub(super) fn attach(
     home: &Home,
     wanted: &Wanted<'_>,
-    present: Option<&StoredAttachment>,
+    present: Option<&Present<'_>>,
     program: impl AsFd,
 ) -> Result<Attached> {
     let index = wanted.interface.index;
@@ -301,13 +322,15 @@ pub(super) fn attach(
     let Some(present) = present else {
         return anew();
     };
+    let before = present;
+    let present = before.stored;
     let at = place(home, present)?;
     let Some(id) = running(home, present) else {
         // Gone with its interface, or removed by somebody else.
         at.detach()?;
         return anew();
     };
-    let before = sys::program_by_id(id).context("cannot open the program in force")?;
+    let before = before.program(id)?;
     if present.options == wanted.options() {
         at.exchange(&program)?;
         return Ok(Attached {
@@ -393,10 +416,22 @@ fn tcx_place(wanted: &Wanted<'_>, egress: bool) -> Result<TcxPlace> {
         Position::BeforeId(id) => TcxPlace::Before(*id),
         Position::BeforeName(name) => {
             let there = sys::tcx_programs(index, egress)?;
-            let found = there.into_iter().find(|id| {
-                let program = sys::program_by_id(*id).and_then(sys::program_info);
-                program.is_ok_and(|(_, n)| n == *name)
-            });
+            let mut found = None;
+            for id in there {
+                let program = sys::program_by_id(id).and_then(sys::program_info);
+                match program {
+                    Ok((_, n)) if n == *name => found = Some(id),
+                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                        bail!(
+                            "{}: to find programs by name takes CAP_SYS_ADMIN; an id needs none: \
+                             {{\"before\": {id}}}",
+                            failed(wanted)
+                        )
+                    }
+                    _ => continue,
+                }
+                break;
+            }
             TcxPlace::Before(found.with_context(|| {
                 format!(
                     "{}: no program {name:?} is there to stand before",
@@ -482,12 +517,10 @@ fn attach_filter(home: &Home, wanted: &Wanted<'_>, program: impl AsFd) -> Result
         return Err(e).with_context(|| format!("{}: no clsact qdisc", failed(wanted)));
     }
     if let Ok(id) = hook.query() {
-        let name = sys::program_by_id(id)
-            .and_then(sys::program_info)
-            .map(|(_, n)| n);
-        if !name.is_ok_and(|n| n == ENTRY_NAME) {
+        let program = sys::program_by_id(id).and_then(sys::program_info);
+        if !program.is_ok_and(|(_, n)| n == ENTRY_NAME) {
             bail!(
-                "{}: priority {priority} and handle {HANDLE} of tc are taken",
+                "{}: priority {priority} and handle {HANDLE} of tc are taken by program {id}",
                 failed(wanted)
             );
         }

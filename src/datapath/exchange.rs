@@ -18,6 +18,7 @@ use libbpf_rs::MapHandle;
 use super::attach;
 use super::attach::Attached;
 use super::attach::Neighbour;
+use super::attach::Present;
 use super::attach::Undo;
 use super::attach::Wanted;
 use super::inspect;
@@ -37,6 +38,7 @@ use super::stored::StoredAttachment;
 use super::stored::StoredClass;
 use super::stored::StoredStep;
 use super::stored::array_pin;
+use super::stored::entry_pin;
 use crate::pin::Home;
 use crate::plan::Attachment;
 use crate::sys;
@@ -56,7 +58,7 @@ pub(super) struct Change<'a> {
 /// An attachment that is ready.
 struct Job<'a> {
     place: Wanted<'a>,
-    present: Option<&'a StoredAttachment>,
+    present: Option<Present<'a>>,
     entry: Arc<OwnedFd>,
 }
 
@@ -161,6 +163,12 @@ impl<'a> Change<'a> {
                 via: stored::Via::Tcx,
                 options: place.options(),
                 program: sys::program_info(&**entry)?.0,
+            });
+            let pin = entry_pin(self.home, self.number, &place.id());
+            sys::pin(&**entry, &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+            let present = present.zip(self.stored).map(|(attachment, stored)| Present {
+                stored: attachment,
+                entry: entry_pin(self.home, stored.generation, &place.id()),
             });
             let job = Job {
                 place,
@@ -290,7 +298,7 @@ impl<'a> Change<'a> {
 fn attach_all(home: &Home, queue: mpsc::Receiver<Job<'_>>) -> (Vec<Attached>, Result<()>) {
     let mut all = Vec::new();
     for job in queue {
-        match attach::attach(home, &job.place, job.present, &*job.entry) {
+        match attach::attach(home, &job.place, job.present.as_ref(), &*job.entry) {
             Ok(attached) => all.push(attached),
             Err(error) => return (all, Err(error)),
         }

@@ -254,3 +254,9 @@ pub(super) fn array_pin(home: &Home, generation: u64, class: usize) -> PathBuf {
     home.join(generation_folder(generation))
         .join(format!("{class}-progs"))
 }
+
+/// Path of the pin of the entry program of an attachment.
+pub(super) fn entry_pin(home: &Home, generation: u64, attachment: &str) -> PathBuf {
+    home.join(generation_folder(generation))
+        .join(format!("entry-{attachment}"))
+}

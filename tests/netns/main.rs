@@ -8,6 +8,7 @@ mod doctor;
 mod exchange;
 mod foreign;
 mod killed;
+mod least;
 mod life;
 mod many;
 mod mptcp;
