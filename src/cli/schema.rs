@@ -8,6 +8,6 @@ use super::print_json;
 use crate::schema::schema;
 
 pub(super) fn run(context: &Context) -> Result<Done> {
-    print_json(&schema(context.registry.modules()))?;
+    print_json(&schema(context.registry.modules())?)?;
     Ok(Done::Yes)
 }

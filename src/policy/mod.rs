@@ -78,7 +78,9 @@ pub use json::Place;
 pub use json::Spanned;
 pub use json::Value;
 pub use json::read;
+#[cfg(test)]
 pub(crate) use names::TABLE_KEYS;
+#[cfg(test)]
 pub(crate) use names::VALUE_TYPES;
 pub use names::table_key_name;
 pub use names::value_type_name;

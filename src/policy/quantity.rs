@@ -33,6 +33,7 @@ pub(crate) struct Kind {
     bare: bool,
 }
 
+#[cfg(test)]
 impl Kind {
     /// The names of the units, ascending.
     pub(crate) fn units(&self) -> impl Iterator<Item = &'static str> {
