@@ -2,9 +2,26 @@
 # The targets are thin: what they do is in scripts/.
 
 CARGO = scripts/cargo.sh
+PREFIX = /usr/local
 
 build: setup-build	## target/release/emptcp (the default)
-	$(CARGO) build --release
+	$(CARGO) build --release -p emptcp -p emptcp-pages
+	scripts/pages.sh
+
+install:		## what was built, below DESTDIR and PREFIX (/usr/local)
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install.sh
+
+uninstall:		## remove it again
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install.sh --uninstall
+
+dist:			## the sources with all crates, to build without the network
+	scripts/dist.sh
+
+deb: setup-deb build	## a package for this release of Debian or Ubuntu
+	scripts/deb.sh
+
+debtest: deb		## install it on a clean Debian, and apply a policy there (root)
+	scripts/debtest.sh
 
 lab: setup-lab		## target/release/emptcp-lab, emulated links and traffic
 	$(CARGO) build --release -p emptcp-lab
@@ -34,4 +51,4 @@ help:			## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 .DEFAULT_GOAL = build
-.PHONY: build lab demo check test vmtest bench clean help
+.PHONY: build install uninstall dist deb debtest lab demo check test vmtest bench clean help

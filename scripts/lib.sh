@@ -22,6 +22,9 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # rust_wanted: the workspace's rust-version, the only place that states it.
 rust_wanted() { sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$ROOT/Cargo.toml"; }
 
+# version: that of the workspace.
+version() { sed -n 's/^version *= *"\(.*\)"/\1/p' "$ROOT/Cargo.toml" | head -n1; }
+
 # at_least A B: true if version A is B or newer.
 at_least() { [ "$(printf '%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
 

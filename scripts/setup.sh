@@ -3,11 +3,12 @@
 #
 # Install what a part of the project needs and is missing here.
 #
-#   scripts/setup.sh [build|test|lab|demo|vm|all]...     (default: build)
+#   scripts/setup.sh [build|test|lab|demo|deb|vm|all]...     (default: build)
 #
 #   build   compilers and libraries of the emptcp binary
 #   test    what `make check` and `make test` run, apart from the guests
 #   lab     what the emulated links and `make demo` run (demo: the same)
+#   deb     what makes the package (`make deb`)
 #   vm      what boots other kernels (`make vmtest`)
 #
 # Debian and Ubuntu, through apt, as root or with sudo. Returns at once, without
@@ -16,7 +17,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-usage() { sed -n '4,15s/^# \{0,1\}//p' "$ROOT/scripts/setup.sh"; }
+usage() { sed -n '4,16s/^# \{0,1\}//p' "$ROOT/scripts/setup.sh"; }
 
 missing=()
 # tool COMMAND PACKAGE, library PKG-CONFIG-NAME PACKAGE, file PATH PACKAGE
@@ -54,6 +55,12 @@ want_test() {
 	tool bpftool bpftool
 	want_format=1
 	want_rust_lint=1
+}
+
+want_deb() {
+	want_build
+	tool dpkg-shlibdeps dpkg-dev
+	tool xz xz-utils
 }
 
 want_vm() {
@@ -246,6 +253,7 @@ for part; do
 	build) want_build ;;
 	test) want_test ;;
 	lab | demo) want_lab ;;
+	deb) want_deb ;;
 	vm) want_vm ;;
 	all)
 		want_test

@@ -25,6 +25,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
+use clap::CommandFactory as _;
 use clap::Parser;
 use clap::Subcommand;
 use serde::Serialize;
@@ -102,6 +104,11 @@ enum Done {
     WouldChange,
     /// This machine lacks what emptcp needs; it is printed.
     Unable,
+}
+
+/// The command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command of this process.
