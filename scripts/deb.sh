@@ -41,7 +41,9 @@ END
 gzip -9n "$doc/changelog" "$doc/changelog.Debian"
 
 printf 'Source: emptcp\n\nPackage: emptcp\nArchitecture: any\n' >"$tmp/debian/control"
-depends=$(cd "$tmp" && dpkg-shlibdeps -O debian/emptcp/usr/sbin/emptcp | sed -n 's/^shlibs:Depends=//p')
+depends=$(cd "$tmp" && dpkg-shlibdeps -O debian/emptcp/usr/sbin/emptcp 2>/dev/null | sed -n 's/^shlibs:Depends=//p')
+# The same library has another name in Debian 13.
+depends=$(sed -E 's/libelf1(t64)?( \([^)]*\))?/libelf1t64\2 | libelf1\2/' <<<"$depends")
 [ -n "$depends" ] || die "dpkg-shlibdeps found no libraries"
 
 mkdir "$root/DEBIAN"

@@ -14,10 +14,17 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 git archive --prefix="$name/" HEAD | tar -x -C "$tmp"
 mkdir "$tmp/$name/.cargo"
-(cd "$tmp/$name" && cargo vendor --quiet --locked --versioned-dirs vendor >.cargo/config.toml)
-# cargo writes the path as it is here.
-sed -i 's|^directory = .*|directory = "vendor"|' "$tmp/$name/.cargo/config.toml"
-printf '\n[net]\noffline = true\n' >>"$tmp/$name/.cargo/config.toml"
+(cd "$tmp/$name" && cargo vendor --quiet --locked vendor)
+cat >"$tmp/$name/.cargo/config.toml" <<END
+[source.crates-io]
+replace-with = "vendored-sources"
+
+[source.vendored-sources]
+directory = "vendor"
+
+[net]
+offline = true
+END
 # The same bytes from the same commit.
 tar -C "$tmp" --sort=name --owner=0 --group=0 --numeric-owner --mode=go-w \
 	--mtime="@$(git log -1 --format=%ct)" -cf - "$name" | xz -T0 >"target/$name.tar.xz"
