@@ -68,6 +68,7 @@ struct emptcp_enums {
 	enum emptcp_number number;
 	enum emptcp_frame frame;
 	enum emptcp_mark mark;
+	enum emptcp_step_flags step_flags;
 	enum emptcp_word word;
 	struct emptcp_links links;
 	struct emptcp_counter counter;

@@ -3,11 +3,12 @@
 #
 # Measurements on this machine (root); docs/performance.md says what they mean.
 #
-#   scripts/bench.sh [chains|apply|change|transfer]...     (default: all of them)
+#   scripts/bench.sh [chains|apply|change|tables|transfer]...     (default: all of them)
 #
 #   chains     nanoseconds of chains and modules beside monoliths (emptcp bench)
 #   apply      time and memory of an apply of 1,000 steps; size of the binary
 #   change     time of an apply that changes nothing, and of the exchange of one step
+#   tables     nanoseconds of look-ups in tables, small and large; time of table load and add
 #   transfer   goodput of MPTCP over two paths, with chains at both ends and without
 #
 # Network namespaces begin with emptcp-bench-, and go away at any exit.
@@ -22,7 +23,7 @@ usage() { sed -n '4,16s/^# \{0,1\}//p' "$ROOT/scripts/bench.sh"; }
 parts=()
 for arg; do
 	case $arg in
-	chains | apply | change | transfer) parts+=("$arg") ;;
+	chains | apply | change | tables | transfer) parts+=("$arg") ;;
 	-h | --help)
 		usage
 		exit
@@ -33,7 +34,7 @@ for arg; do
 		;;
 	esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(chains apply change transfer)
+[ ${#parts[@]} -gt 0 ] || parts=(chains apply change tables transfer)
 [ "$(id -u)" = 0 ] || die "measurements need root"
 
 toolchain
@@ -290,6 +291,51 @@ transfer() {
 		      f"{ratios[0]:.3f} to {ratios[-1]:.3f}, {len(ratios)} pairs")
 	END
 	del_ns a b
+}
+
+# timed COMMAND...: prints how long it takes, with the last words of the command.
+timed() {
+	local start took
+	start=$(date +%s%N)
+	in_ns a "$@" >"$tmp/out"
+	took=$((($(date +%s%N) - start) / 10000))
+	echo "table $3 $4 $(basename "$5"): $((took / 100)).$(printf %02d $((took % 100))) ms (ip netns exec included)"
+}
+
+tables() {
+	local n table i
+	echo "== look-ups in tables, each packet another entry at random"
+	cargo test --release --quiet --test lookup -- --ignored --nocapture | grep entries:
+	echo "== entries of tables"
+	have python3 || die "tables needs python3"
+	new_ns a
+	cat >"$tmp/tables.json" <<-'END'
+		{ "version": 1, "tables": {
+		  "subflows": { "type": "subflow", "value": "bytes", "size": 1200000, "timeout": "1h" },
+		  "prefixes": { "type": "prefix", "value": "u32", "size": 1200000 } } }
+	END
+	"$EMPTCP" check "$tmp/tables.json"
+	in_ns a "$EMPTCP" apply "$tmp/tables.json"
+	for n in 100000 1000000; do
+		python3 - "$n" "$tmp" <<-'END'
+			import sys
+			n, folder = int(sys.argv[1]), sys.argv[2]
+			with open(f"{folder}/subflows-{n}", "w") as f:
+			    for i in range(n):
+			        f.write(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}:{1000 + i % 60000}-10.200.0.1:443 64KiB\n")
+			with open(f"{folder}/prefixes-{n}", "w") as f:
+			    for i in range(n):
+			        f.write(f"{1 + (i >> 16)}.{i >> 8 & 255}.{i & 255}.0/24 {i}\n")
+		END
+		for table in subflows prefixes; do timed "$EMPTCP" table load $table "$tmp/$table-$n"; done
+		for i in 1 2 3; do
+			timed "$EMPTCP" table add subflows "192.0.2.1:$i-192.0.2.2:2" 1MiB
+			timed "$EMPTCP" table add prefixes "192.0.2.$i" 1
+		done
+	done
+	in_ns a "$EMPTCP" table list
+	in_ns a "$EMPTCP" delete
+	del_ns a
 }
 
 for part in "${parts[@]}"; do

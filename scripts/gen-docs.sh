@@ -40,7 +40,8 @@ for kind, title in [("selector", "Selectors"), ("actor", "Actors")]:
             continue
         print("\n| Parameter | Type | | Meaning |\n|---|---|---|---|")
         for p in m["params"]:
-            notes = ["required"] if p["required"] else []
+            table = [q["name"] for q in m["params"] if q["lookup"] and q is not p]
+            notes = ["required" + "".join(f" without `{t}`" for t in table)] if p["required"] else []
             for key, word in [("default", "default"), ("min", "at least"), ("max", "at most")]:
                 if key in p:
                     notes.append(f"{word} `{p[key]}`")

@@ -20,12 +20,14 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Enum;
 
 pub(crate) use self::entry_tc::types::__sk_buff as SkBuff;
+pub(crate) use self::entry_tc::types::emptcp_chain_words as ChainWords;
 pub(crate) use self::entry_tc::types::emptcp_counter as Counter;
 use self::entry_tc::types::emptcp_counters;
 pub(crate) use self::entry_tc::types::emptcp_entry as Entry;
 pub(crate) use self::entry_tc::types::emptcp_entry_side as EntrySide;
 use self::entry_tc::types::emptcp_frame;
 use self::entry_tc::types::emptcp_framing;
+pub(crate) use self::entry_tc::types::emptcp_from_table as FromTable;
 pub(crate) use self::entry_tc::types::emptcp_generation as Generation;
 pub(crate) use self::entry_tc::types::emptcp_handover as Handover;
 use self::entry_tc::types::emptcp_hook;
@@ -35,8 +37,8 @@ use self::entry_tc::types::emptcp_mark;
 use self::entry_tc::types::emptcp_number;
 use self::entry_tc::types::emptcp_reason;
 use self::entry_tc::types::emptcp_slot;
+use self::entry_tc::types::emptcp_step_flags;
 use self::entry_tc::types::emptcp_way;
-use self::entry_tc::types::emptcp_word;
 use self::entry_tc::types::rodata;
 
 use crate::module::Family;
@@ -64,8 +66,23 @@ pub(crate) const FRAME: std::ops::Range<i16> =
     emptcp_frame::EMPTCP_FRAME_COUNTERS.0 as i16..emptcp_frame::EMPTCP_FRAME_END.0 as i16;
 /// Steps whose counters lie in one map.
 pub(crate) const COUNTER_BLOCK: u32 = (size_of::<emptcp_counters>() / size_of::<Counter>()) as u32;
-/// Words of the chain context.
-pub(crate) const WORDS: u32 = emptcp_word::EMPTCP_WORD_MAX.0;
+/// The step looks a table of the policy up.
+pub(crate) const STEP_TABLE: u32 = emptcp_step_flags::EMPTCP_STEP_TABLE.0;
+/// That table is one of addresses.
+pub(crate) const STEP_ADDR_TABLE: u32 = emptcp_step_flags::EMPTCP_STEP_ADDR_TABLE.0;
+/// Its entries expire.
+pub(crate) const STEP_TIMED: u32 = emptcp_step_flags::EMPTCP_STEP_TIMED.0;
+/// The step leaves the value that it finds to actors behind.
+pub(crate) const STEP_LEAVES_VALUE: u32 = emptcp_step_flags::EMPTCP_STEP_LEAVES_VALUE.0;
+/// Tables from which the actors of a chain can take values (`EMPTCP_VALUE_SLOTS`).
+pub(crate) const VALUE_SLOTS: usize =
+    (size_of::<ChainWords>() - offset_of!(ChainWords, values)) / size_of::<u64>();
+/// Parameters of a step that can come from tables (`EMPTCP_FROM_TABLE_MAX`).
+pub(crate) const MOST_FROM_TABLE: usize =
+    (offset_of!(Links, pad) - offset_of!(Links, from_table)) / size_of::<FromTable>();
+/// Bytes of parameters that a step can have of which some come from tables (`EMPTCP_OWN_MAX` of
+/// `values.h`).
+pub(crate) const MOST_OWN: usize = 128;
 /// Reasons of each hook in the map of reasons.
 pub(crate) const REASONS: usize = emptcp_reason::EMPTCP_REASON_MAX.0 as usize;
 

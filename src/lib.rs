@@ -15,3 +15,5 @@ pub mod plan;
 pub mod policy;
 pub mod schema;
 mod sys;
+pub mod table;
+pub mod table_text;

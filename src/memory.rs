@@ -21,6 +21,7 @@ use crate::params::TableContents;
 use crate::params::key_size;
 use crate::plan::ClassPlan;
 use crate::plan::Plan;
+use crate::table::Planned;
 
 const PAGE: u64 = 4096;
 /// `struct bpf_prog` in front of the instructions.
@@ -74,6 +75,7 @@ struct Template {
 /// An object that cannot be opened.
 pub fn estimate(
     plan: &Plan,
+    tables: &[Planned],
     registry: &Registry,
     budget: &Budget<'_>,
     cpus: u64,
@@ -91,12 +93,12 @@ pub fn estimate(
         steps.extend(class.graph.nodes.iter().map(|n| (class.hook, &n.key)));
     }
     estimator.memory.programs += plan.attachments.len() as u64 * ENTRY;
-    // As the loader sizes the counters.
-    let counters = (steps.len() as u64).next_power_of_two().max(1024);
+    // Blocks of counters.
+    let counters = (steps.len() as u64).div_ceil(abi::COUNTER_BLOCK.into());
     for (ty, value, entries) in [
         (
             MapType::PercpuArray,
-            size_of::<abi::Counter>() as u64,
+            size_of::<abi::Counter>() as u64 * u64::from(abi::COUNTER_BLOCK),
             counters,
         ),
         (
@@ -104,7 +106,7 @@ pub fn estimate(
             8,
             (Hook::ALL.len() * abi::REASONS) as u64,
         ),
-        (MapType::PercpuArray, u64::from(4 * abi::WORDS), 1),
+        (MapType::PercpuArray, size_of::<abi::ChainWords>() as u64, 1),
         // The generation, which is mapped into programs: its head has a page of its own.
         (MapType::Array, 2 * PAGE, 1),
     ] {
@@ -116,6 +118,9 @@ pub fn estimate(
         };
         estimator.memory.maps += shape.bytes(cpus);
     }
+    // What a table takes that is full is for `check` to say.
+    let empty = tables.iter().map(|table| table.definition.memory().0);
+    estimator.memory.maps += empty.sum::<u64>();
     Ok(estimator.memory)
 }
 

@@ -150,6 +150,20 @@ impl Home {
         }
     }
 
+    /// Waits for the lock of a policy that is there; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(crate) fn lock_present(&self) -> Result<Option<Flock<File>>> {
+        while self.exists()? {
+            if let Some(lock) = self.flock(FlockArg::LockExclusive)? {
+                return Ok(Some(lock));
+            }
+        }
+        Ok(None)
+    }
+
     /// Waits until nobody changes the policy; `None` where there is none.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::ops::Range;
 use crate::graph::BoundChain;
 use crate::graph::Budget;
 use crate::graph::Graph;
+use crate::graph::check_values;
 use crate::graph::compile;
 use crate::graph::longest_path;
 use crate::graph::split;
@@ -17,7 +18,6 @@ use crate::interface::Interface;
 use crate::interface::ONE_BUFFER_MTU;
 use crate::module::Hook;
 use crate::module::Module;
-use crate::params::TableContents;
 use crate::policy::Diagnostic;
 use crate::policy::OnError;
 use crate::policy::Position;
@@ -103,6 +103,9 @@ pub fn plan(
     for chain in chains.iter().filter(|c| c.chain.enabled) {
         missing_interfaces(chain, interfaces, &mut errors);
     }
+    for chain in chains {
+        errors.extend(check_values(chain, modules).err().into_iter().flatten());
+    }
     let mut plan = Plan::default();
     let mut known: Vec<Met> = Vec::new();
     for interface in interfaces {
@@ -157,7 +160,6 @@ pub fn plan(
             }
         }
     }
-    errors.extend(tables(&plan));
     errors.sort();
     errors.dedup();
     if errors.is_empty() {
@@ -341,19 +343,4 @@ fn unsafe_edits(
             ),
         ));
     }
-}
-
-/// Tables that run time changes are not there yet.
-fn tables(plan: &Plan) -> Vec<Diagnostic> {
-    let nodes = plan.classes.iter().flat_map(|c| &c.graph.nodes);
-    nodes
-        .filter(|n| {
-            !n.params.from_table.is_empty()
-                || n.params
-                    .tables
-                    .iter()
-                    .any(|t| matches!(t.contents, TableContents::Named(_)))
-        })
-        .map(|n| Diagnostic::new(&n.at, "this version cannot look up named tables"))
-        .collect()
 }

@@ -444,6 +444,82 @@ pub(crate) fn set_slot(array: impl AsFd, slot: u32, program: impl AsFd) -> io::R
     .map(drop)
 }
 
+/// Many entries of a map at once (`BPF_MAP_LOOKUP_BATCH`). libbpf-rs takes a call that gives fewer
+/// than were asked for as the last one, which it need not be for a hash.
+#[derive(Debug)]
+pub(crate) struct Batches<'a> {
+    map: BorrowedFd<'a>,
+    sizes: [usize; 2],
+    /// Where the kernel goes on: a key, or the number of a bucket.
+    cursor: Option<Vec<u8>>,
+    done: bool,
+}
+
+impl<'a> Batches<'a> {
+    /// `key`, `value`: their sizes in bytes.
+    pub(crate) fn new(map: &'a impl AsFd, key: usize, value: usize) -> Self {
+        Self {
+            map: map.as_fd(),
+            sizes: [key, value],
+            cursor: None,
+            done: false,
+        }
+    }
+
+    /// Up to `count` more keys and values, one behind the other; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: `ENOSPC` where a larger `count` is needed, 524 (`ENOTSUPP`) or `EINVAL` where
+    /// this kernel cannot do so.
+    pub(crate) fn next(&mut self, count: u32) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+        if self.done {
+            return Ok(None);
+        }
+        let [key, value] = self.sizes;
+        let mut keys = vec![0u8; key * count as usize];
+        let mut values = vec![0u8; value * count as usize];
+        let mut next = vec![0u8; key.max(size_of::<u32>())];
+        let mut found = count;
+        let opts = libbpf_sys::bpf_map_batch_opts {
+            sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _,
+            ..Default::default()
+        };
+        let cursor = self
+            .cursor
+            .as_mut()
+            .map_or(ptr::null_mut(), |cursor| cursor.as_mut_ptr());
+        // SAFETY: keys and values have room for `count` of them; both cursors are as long as a key,
+        // and at least 4 bytes. All outlive the call.
+        let result = check(unsafe {
+            libbpf_sys::bpf_map_lookup_batch(
+                self.map.as_raw_fd(),
+                cursor.cast(),
+                next.as_mut_ptr().cast(),
+                keys.as_mut_ptr().cast(),
+                values.as_mut_ptr().cast(),
+                &mut found,
+                &opts,
+            )
+        });
+        match result {
+            Ok(_) => self.cursor = Some(next),
+            // The last ones come with it.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => self.done = true,
+            Err(e) => return Err(e),
+        }
+        keys.truncate(key * found as usize);
+        values.truncate(value * found as usize);
+        Ok(Some((keys, values)))
+    }
+}
+
+/// Nanoseconds since the machine began (`CLOCK_BOOTTIME`), as `bpf_ktime_get_boot_ns()` tells them.
+pub(crate) fn boot_time() -> io::Result<u64> {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
+    Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
 /// Where a link attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkAt {

@@ -85,7 +85,7 @@ impl Subject {
     fn load(
         registry: &Registry,
         module: &Module,
-        params: &Value,
+        (params, tables): (&Value, &Value),
         hook: Hook,
         options: Options,
     ) -> Result<Self, String> {
@@ -97,7 +97,7 @@ impl Subject {
         let chains = chains(module.kind, &step, on_error);
         Ok(Self {
             kind: module.kind,
-            loaded: Loaded::new(registry, hook, &chains, options)?,
+            loaded: Loaded::with_tables(registry, hook, &chains, tables, options)?,
         })
     }
 
@@ -188,6 +188,11 @@ impl Subject {
     }
 }
 
+/// Parameters and tables.
+fn given(entry: &Entry) -> (&Value, &Value) {
+    (&entry.params, &entry.tables)
+}
+
 fn module<'r>(registry: &'r Registry, name: &str) -> &'r Module {
     let found = registry.modules().iter().find(|m| m.name == name);
     found.unwrap_or_else(|| panic!("there is no module {name}"))
@@ -207,7 +212,8 @@ fn root_every_row_on_every_hook() {
         }
         for hook in hooks(entry, module) {
             let raw = entry.framing == Framing::RawIp;
-            let key = (module.name.as_str(), entry.params.to_string(), hook, raw);
+            let given = format!("{} {}", entry.params, entry.tables);
+            let key = (module.name.as_str(), given, hook, raw);
             subjects.entry(key).or_default().push(entry);
         }
     }
@@ -222,8 +228,7 @@ fn root_every_row_on_every_hook() {
             raw_ip,
             ..Options::default()
         };
-        let mut subject = match Subject::load(&registry, module, &entries[0].params, hook, options)
-        {
+        let mut subject = match Subject::load(&registry, module, given(entries[0]), hook, options) {
             Ok(subject) => subject,
             Err(e) => {
                 failures.push(format!("{} {hook}: {e}", entries[0].name));
@@ -327,7 +332,8 @@ fn root_undecidable_packets_are_dropped_where_the_chain_says_so() {
                 drop_undecidable: true,
                 ..Options::default()
             };
-            let mut subject = Subject::load(&registry, tcp, &json!({}), hook, options).unwrap();
+            let mut subject =
+                Subject::load(&registry, tcp, (&json!({}), &json!({})), hook, options).unwrap();
             let mut dropped = BTreeSet::new();
             for entry in entries
                 .iter()
@@ -385,8 +391,7 @@ fn root_a_clamped_window_stays_as_it_is() {
                 raw_ip: entry.framing == Framing::RawIp,
                 ..Options::default()
             };
-            let mut subject =
-                Subject::load(&registry, actor, &entry.params, hook, options).unwrap();
+            let mut subject = Subject::load(&registry, actor, given(entry), hook, options).unwrap();
             let once = subject.loaded.run(&entry.input, 0).unwrap().run.packet;
             assert_ne!(once, entry.input, "{} {hook}", entry.name);
             let twice = subject.loaded.run(&once, 0).unwrap().run.packet;

@@ -174,7 +174,13 @@ fn root_joined_steps_are_few_programs_with_direct_jumps() {
         .collect();
     let chain = json!({ "name": "long", "select": { "any": select }, "act": [{ "accept": {} }] });
     for hook in [Hook::Xdp, Hook::TcIngress] {
-        let loaded = Loaded::new(&registry, hook, std::slice::from_ref(&chain), Options::default()).unwrap();
+        let loaded = Loaded::new(
+            &registry,
+            hook,
+            std::slice::from_ref(&chain),
+            Options::default(),
+        )
+        .unwrap();
         let nodes = loaded.graph.nodes.len();
         assert_eq!(nodes, 41);
         let slots = loaded.instance.array().max_entries() as usize;

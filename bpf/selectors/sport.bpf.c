@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include <emptcp/lists.h>
 #include <emptcp/module.h>
+#include <emptcp/tables.h>
 
 struct sport_params {
 	emptcp_port_ranges in EMPTCP_DOC("Source ports and ranges of ports") EMPTCP_REQUIRED;
@@ -10,11 +11,19 @@ struct {
 	EMPTCP_PORT_TABLE;
 } in_table SEC(".maps") EMPTCP_TABLE_OF(in);
 
+struct {
+	EMPTCP_PORT_TABLE;
+} table SEC(".maps") EMPTCP_PARAM EMPTCP_LOOKUP EMPTCP_DOC("Table of ports");
+
 static __always_inline int sport_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				       const struct sport_params *p)
 {
-	return emptcp_ports_hold(&p->in, &in_table, bpf_ntohs(pkt->tcp->source));
+	__u16 port = bpf_ntohs(pkt->tcp->source);
+
+	if (emptcp_has_table(pkt))
+		return emptcp_table_holds_port(ctx, pkt, &table, port);
+	return emptcp_ports_hold(&p->in, &in_table, port);
 }
 
 EMPTCP_SELECTOR(sport, EMPTCP_HOOKS_ALL, "5.10", "",
-		"Source port is in a list of ports and ranges");
+		"Source port is in a list or a table of ports");

@@ -50,6 +50,8 @@ enum emptcp_reason {
 	EMPTCP_REASON_WRITE,
 	/** What the part before left for this packet was not there any more. */
 	EMPTCP_REASON_HANDOVER,
+	/** A parameter comes from a table in which nothing was found, and has no default. */
+	EMPTCP_REASON_NO_VALUE,
 	EMPTCP_REASON_MAX,
 };
 
@@ -67,6 +69,33 @@ enum emptcp_way {
 	EMPTCP_WAY_MISS,
 	EMPTCP_WAY_ERROR,
 	EMPTCP_WAY_MAX,
+};
+
+/** What a step does with tables; constant for the verifier, so code behind an unset one vanishes.
+ */
+enum emptcp_step_flags {
+	/** Looks a table of the policy up. */
+	EMPTCP_STEP_TABLE = 1 << 0,
+	/** That table is one of addresses, where it might be one of prefixes. */
+	EMPTCP_STEP_ADDR_TABLE = 1 << 1,
+	/** Entries of that table expire. */
+	EMPTCP_STEP_TIMED = 1 << 2,
+	/** An actor of the chain takes the value that was found. */
+	EMPTCP_STEP_LEAVES_VALUE = 1 << 3,
+};
+
+/** Tables from which the actors of one chain can take values. */
+#define EMPTCP_VALUE_SLOTS 4
+/** Parameters of a step that can come from tables. */
+#define EMPTCP_FROM_TABLE_MAX 4
+
+/** A parameter that comes from a table. */
+struct emptcp_from_table {
+	/** Its place in the parameters, and its size: 1, 2, 4 or 8. */
+	__u16 offset;
+	__u8 size;
+	/** Where the value was left. */
+	__u8 slot;
 };
 
 /** What can be so for a step (see emptcp_is()). */
@@ -140,11 +169,23 @@ struct emptcp_links {
 	__u32 step;
 	/** Zone of the chain: tells overlapping address spaces apart. */
 	__u32 zone;
+	/** Bits of enum emptcp_step_flags. */
+	__u32 flags;
 	/** enum emptcp_hook. */
 	__u8 hook;
 	/** enum emptcp_framing. */
 	__u8 framing;
-	__u8 pad[6];
+	/** Number of the chain at this hook, not 0: tells values apart that its steps leave. */
+	__u16 chain;
+	/** Selector over a table: where its value is left. */
+	__u8 slot;
+	/** Of the same, where entries expire: place of the time (CLOCK_BOOTTIME) in a value. */
+	__u8 expires_at;
+	/** Actor: how many of its parameters come from tables; bits of those with a default. */
+	__u8 from_tables;
+	__u8 defaults;
+	struct emptcp_from_table from_table[EMPTCP_FROM_TABLE_MAX];
+	__u32 pad;
 };
 
 /** What an entry program knows of one of its two generations. */
@@ -203,9 +244,9 @@ struct emptcp_counters {
 
 /** Words that the steps of one run hand on to each other. */
 enum emptcp_word {
-	/** Value that a table look-up found, low and high half. */
-	EMPTCP_WORD_VALUE_LO,
-	EMPTCP_WORD_VALUE_HI,
+	/** Values of tables that were found: emptcp_links.chain, from bit 16 on a bit for each
+	   slot. */
+	EMPTCP_WORD_FOUND,
 	/** Offset of a TCP option from the start of the packet, 0 for none. */
 	EMPTCP_WORD_OPTION,
 	/** 16 bits of the author's own. */
@@ -218,6 +259,14 @@ enum emptcp_word {
 	 */
 	EMPTCP_WORD_HEADERS = EMPTCP_WORD_ZEROED,
 	EMPTCP_WORD_MAX,
+};
+
+/** What has no room in the packet's context; valid in one run only. */
+struct emptcp_chain_words {
+	/** At XDP, which has no such context. */
+	__u32 words[EMPTCP_WORD_MAX];
+	/** Bytes of values of tables, by slot; see EMPTCP_WORD_FOUND. */
+	__u64 values[EMPTCP_VALUE_SLOTS];
 };
 
 /** The two generation numbers, changed by single 8-byte stores. */

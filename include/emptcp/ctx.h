@@ -30,6 +30,21 @@
 
 #include <emptcp/abi.h>
 
+/** What the steps of one run hand on, as far as the packet's context does not hold it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct emptcp_chain_words);
+	__uint(max_entries, 1);
+} chain_words SEC(".maps");
+
+static __always_inline struct emptcp_chain_words *emptcp_chain_words(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&chain_words, &zero);
+}
+
 #ifdef EMPTCP_XDP
 #include <emptcp/ctx_xdp.h>
 #else

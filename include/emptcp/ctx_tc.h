@@ -70,15 +70,20 @@ static __always_inline int ctx_pull(struct emptcp_ctx *ctx, __u32 len)
 	return bpf_skb_pull_data(ctx, len < ctx->len ? len : ctx->len);
 }
 
+/* Else clang may share the sum of pointer and offset, which the kernel refuses. */
+#define CTX_OPAQUE(ctx) asm volatile("" : "+r"(ctx))
+
 /** Word of the chain context (enum emptcp_word). */
 static __always_inline __u32 ctx_word(struct emptcp_ctx *ctx, const int word)
 {
+	CTX_OPAQUE(ctx);
 	return ctx->cb[word];
 }
 
 /** Sets a word of the chain context. */
 static __always_inline void ctx_set_word(struct emptcp_ctx *ctx, const int word, __u32 value)
 {
+	CTX_OPAQUE(ctx);
 	ctx->cb[word] = value;
 }
 

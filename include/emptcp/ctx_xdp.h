@@ -15,14 +15,6 @@ enum {
 	CTX_REDIRECT = XDP_REDIRECT,
 };
 
-/** Words of the chain context; valid in one run only. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__type(key, __u32);
-	__type(value, __u32[EMPTCP_WORD_MAX]);
-	__uint(max_entries, 1);
-} chain_words SEC(".maps");
-
 /** A policy is never split at XDP. */
 static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __u64 generation)
 {
@@ -64,20 +56,18 @@ static __always_inline int ctx_pull(struct emptcp_ctx *ctx, __u32 len)
 /** Word of the chain context (enum emptcp_word). */
 static __always_inline __u32 ctx_word(struct emptcp_ctx *ctx, const int word)
 {
-	__u32 zero = 0;
-	__u32 *words = bpf_map_lookup_elem(&chain_words, &zero);
+	const struct emptcp_chain_words *chain = emptcp_chain_words();
 
-	return words ? words[word] : 0;
+	return chain ? chain->words[word] : 0;
 }
 
 /** Sets a word of the chain context. */
 static __always_inline void ctx_set_word(struct emptcp_ctx *ctx, const int word, __u32 value)
 {
-	__u32 zero = 0;
-	__u32 *words = bpf_map_lookup_elem(&chain_words, &zero);
+	struct emptcp_chain_words *chain = emptcp_chain_words();
 
-	if (words)
-		words[word] = value;
+	if (chain)
+		chain->words[word] = value;
 }
 
 /**

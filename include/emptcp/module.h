@@ -34,6 +34,7 @@
 #include <emptcp/mptcp.h>
 #include <emptcp/parse.h>
 #include <emptcp/types.h>
+#include <emptcp/values.h>
 
 #define EMPTCP_TAG(text) __attribute__((btf_decl_tag("emptcp:" text)))
 #define EMPTCP_STRING_(x) #x
@@ -80,6 +81,13 @@
  * at a member.
  */
 #define EMPTCP_PARAM EMPTCP_TAG("param")
+
+/**
+ * Beside EMPTCP_PARAM, at one map of a selector: the table that it looks up by
+ * the functions of tables.h. It is given in the place of the parameters that
+ * are required, and its values go to the actors behind.
+ */
+#define EMPTCP_LOOKUP EMPTCP_TAG("lookup")
 
 /** How long a map of a module lives: with its step (the default), with all steps of its name, or
  * over every apply. */
@@ -143,25 +151,29 @@
 	_Static_assert(1, "")
 
 /** Declares the actor name, whose work is name_act(); see the top of this file. */
-#define EMPTCP_ACTOR(name, hooks_, since_, flags_, doc_)                  \
-	EMPTCP_MODULE_("actor", name, hooks_, since_, flags_, doc_)       \
-	int name(struct emptcp_ctx *ctx)                                  \
-	{                                                                 \
-		const struct emptcp_step *step = EMPTCP_STEP_OF(name);    \
-		struct emptcp_pkt pkt = {.links = &step->links};          \
-		__u64 bytes = 0;                                          \
-		int ret;                                                  \
-                                                                          \
-		if (emptcp_leave_counters())                              \
-			return CTX_PASS;                                  \
-		if (emptcp_is(EMPTCP_IS_CHAIN_BYTES))                     \
-			bytes = ctx_len(ctx, emptcp_is(EMPTCP_IS_FRAGS)); \
-		ret = emptcp_take_parsed(ctx, &pkt);                      \
-		if (emptcp_unlikely(ret))                                 \
-			return emptcp_lost(ret, bytes);                   \
-		ret = name##_act(ctx, &pkt, &step->params);               \
-		return emptcp_actor_end(ctx, ret, bytes);                 \
-	}                                                                 \
+#define EMPTCP_ACTOR(name, hooks_, since_, flags_, doc_)                                \
+	EMPTCP_MODULE_("actor", name, hooks_, since_, flags_, doc_)                     \
+	int name(struct emptcp_ctx *ctx)                                                \
+	{                                                                               \
+		const struct emptcp_step *step = EMPTCP_STEP_OF(name);                  \
+		__u64 own[EMPTCP_OWN_WORDS(sizeof(step->params))];                      \
+		const struct name##_params *params;                                     \
+		struct emptcp_pkt pkt = {.links = &step->links};                        \
+		__u64 bytes = 0;                                                        \
+		int ret;                                                                \
+                                                                                        \
+		if (emptcp_leave_counters())                                            \
+			return CTX_PASS;                                                \
+		if (emptcp_is(EMPTCP_IS_CHAIN_BYTES))                                   \
+			bytes = ctx_len(ctx, emptcp_is(EMPTCP_IS_FRAGS));               \
+		ret = emptcp_take_parsed(ctx, &pkt);                                    \
+		if (emptcp_unlikely(ret))                                               \
+			return emptcp_lost(ret, bytes);                                 \
+		params = emptcp_params(ctx, &step->links, &step->params, own,           \
+				       sizeof(step->params));                           \
+		ret = params ? name##_act(ctx, &pkt, params) : -EMPTCP_REASON_NO_VALUE; \
+		return emptcp_actor_end(ctx, ret, bytes);                               \
+	}                                                                               \
 	_Static_assert(1, "")
 
 #endif /* __EMPTCP_MODULE_H__ */

@@ -28,6 +28,7 @@ use crate::policy::Policy;
 use crate::policy::SECTIONS;
 use crate::policy::canonical;
 use crate::policy::changes;
+use crate::table;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -76,9 +77,9 @@ pub(super) fn put_in_force(
             &interfaces.0,
             &budget(),
         )?;
-        Ok((chains, plan))
+        Ok((chains, plan, table::planned(policy, &interfaces)?))
     });
-    let (chains, plan) = match planned {
+    let (chains, plan, tables) = match planned {
         Ok(planned) => planned,
         Err(errors) => return print_invalid(context, &errors).map(Some),
     };
@@ -90,6 +91,7 @@ pub(super) fn put_in_force(
         chains: &chains,
         plan: &plan,
         interfaces: &interfaces,
+        tables: &tables,
     };
     if dry_run {
         return would_change(context, &apply, &plan).map(Some);
@@ -116,6 +118,9 @@ fn would_change(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Don
         None => (Value::Null, Vec::new()),
     };
     let mut changes = changes(&before, &apply.policy);
+    // What becomes of their entries says more than that their definitions differ.
+    changes.remove("tables");
+    let tables = apply.table_changes()?;
     if context.json {
         let places: Vec<_> = plan
             .attachments
@@ -131,6 +136,7 @@ fn would_change(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Don
             "chains": changes.remove("chains").unwrap_or_default(),
             "attachments": places,
             "drift": drift,
+            "tables": tables,
         });
         for (section, changes) in changes {
             output[section] = serde_json::to_value(changes)?;
@@ -148,6 +154,14 @@ fn would_change(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Don
                     println!("{sign} {what} {name}");
                 }
             }
+        }
+        for table in &tables {
+            let sign = match table.change {
+                "added" => '+',
+                "removed" => '-',
+                _ => '~',
+            };
+            println!("{sign} table {}: {}", table.name, table.entries);
         }
         for line in &drift {
             println!("! {line}");

@@ -26,6 +26,8 @@ use crate::plan::Plan;
 use crate::plan::longest_paths;
 use crate::plan::plan;
 use crate::policy::Policy;
+use crate::table;
+use crate::table::Planned;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -37,7 +39,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
-    with_plan(context, &args.path, args.kernel, |plan, _, budget| {
+    with_plan(context, &args.path, args.kernel, |checked| {
+        let Checked {
+            plan,
+            tables,
+            budget,
+            ..
+        } = checked;
         let paths = longest_paths(plan, context.registry.modules(), budget);
         if context.json {
             let paths: Vec<_> = paths
@@ -47,7 +55,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
                         "parts": a.parts, "longest_path": calls })
                 })
                 .collect();
-            print_json(&json!({ "valid": true, "attachments": paths }))?;
+            let tables: Vec<_> = tables.iter().map(describe).collect();
+            print_json(&json!({ "valid": true, "attachments": paths, "tables": tables }))?;
         } else {
             for (a, calls) in paths {
                 let part = part_of(a.part + 1, a.parts);
@@ -56,9 +65,27 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
                     a.interface, a.hook, budget.calls
                 );
             }
+            for table in tables {
+                let (empty, full) = table.definition.memory();
+                println!(
+                    "table {}: room for {} entries, memory about {} empty, {} full",
+                    table.name,
+                    table.definition.size,
+                    megabytes(empty),
+                    megabytes(full)
+                );
+            }
         }
         Ok(())
     })
+}
+
+/// A policy that is valid, laid out.
+pub(super) struct Checked {
+    pub(super) plan: Plan,
+    pub(super) tables: Vec<Planned>,
+    pub(super) interfaces: Interfaces,
+    pub(super) budget: Budget<'static>,
 }
 
 /// Reads, checks and lays out a policy, and shows the plan; of a policy that is not valid, what is
@@ -67,7 +94,7 @@ pub(super) fn with_plan(
     context: &Context,
     path: &Path,
     kernel: Option<KernelVersion>,
-    show: impl FnOnce(&Plan, &Interfaces, &Budget<'_>) -> Result<()>,
+    show: impl FnOnce(&Checked) -> Result<()>,
 ) -> Result<Done> {
     let Some(policy) = load_policy(context, path)? else {
         return Ok(Done::Invalid);
@@ -84,12 +111,34 @@ pub(super) fn with_plan(
     };
     let budget = budget();
     let kernel = kernel.map_or_else(running_kernel, Ok)?;
-    let planned = bind_policy(context, &policy, resolver, kernel)
-        .and_then(|chains| plan(&chains, context.registry.modules(), &interfaces.0, &budget));
+    let planned = bind_policy(context, &policy, resolver, kernel).and_then(|chains| {
+        let plan = plan(&chains, context.registry.modules(), &interfaces.0, &budget)?;
+        Ok((plan, table::planned(&policy, resolver)?))
+    });
     match planned {
-        Ok(plan) => show(&plan, &interfaces, &budget).map(|()| Done::Yes),
+        Ok((plan, tables)) => {
+            let checked = Checked {
+                plan,
+                tables,
+                interfaces,
+                budget,
+            };
+            show(&checked).map(|()| Done::Yes)
+        }
         Err(errors) => print_invalid(context, &errors),
     }
+}
+
+fn describe(table: &Planned) -> serde_json::Value {
+    let (empty, full) = table.definition.memory();
+    json!({
+        "name": table.name, "size": table.definition.size,
+        "bytes_empty": empty, "bytes_full": full,
+    })
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 /// Hardware interfaces with the names that a policy uses.

@@ -43,36 +43,37 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
-    with_plan(
-        context,
-        &args.path,
-        args.kernel,
-        |plan, interfaces, budget| {
-            let resolver: &dyn InterfaceResolver = match args.kernel {
-                Some(_) => &AnyInterface,
-                None => interfaces,
-            };
-            let runs: Vec<Run<'_>> = (0..plan.classes.len())
-                .map(|class| Run::new(context, plan, class, budget, resolver))
-                .collect();
-            if args.dot {
-                print!("{}", dot(&runs));
-                return Ok(());
-            }
-            let cpus = libbpf_rs::num_possible_cpus().context("cannot count the CPUs")?;
-            let memory = estimate(plan, &context.registry, budget, cpus as u64)?;
-            if context.json {
-                let attachments: Vec<Value> = runs.iter().map(Run::json).collect();
-                let memory =
-                    json!({ "programs": memory.programs, "maps": memory.maps, "cpus": cpus });
-                print_json(&json!({ "attachments": attachments, "memory": memory }))?;
-            } else {
-                runs.iter().for_each(Run::print);
-                print_memory(memory, cpus);
-            }
-            Ok(())
-        },
-    )
+    with_plan(context, &args.path, args.kernel, |checked| {
+        let (plan, budget) = (&checked.plan, &checked.budget);
+        let resolver: &dyn InterfaceResolver = match args.kernel {
+            Some(_) => &AnyInterface,
+            None => &checked.interfaces,
+        };
+        let runs: Vec<Run<'_>> = (0..plan.classes.len())
+            .map(|class| Run::new(context, plan, class, budget, resolver))
+            .collect();
+        if args.dot {
+            print!("{}", dot(&runs));
+            return Ok(());
+        }
+        let cpus = libbpf_rs::num_possible_cpus().context("cannot count the CPUs")?;
+        let memory = estimate(
+            plan,
+            &checked.tables,
+            &context.registry,
+            budget,
+            cpus as u64,
+        )?;
+        if context.json {
+            let attachments: Vec<Value> = runs.iter().map(Run::json).collect();
+            let memory = json!({ "programs": memory.programs, "maps": memory.maps, "cpus": cpus });
+            print_json(&json!({ "attachments": attachments, "memory": memory }))?;
+        } else {
+            runs.iter().for_each(Run::print);
+            print_memory(memory, cpus);
+        }
+        Ok(())
+    })
 }
 
 /// What packets can meet at one hook of interfaces that have the same chains.

@@ -15,6 +15,7 @@ mod privilege;
 mod schema;
 mod show;
 mod status;
+mod table;
 
 use std::collections::HashMap;
 use std::io;
@@ -25,7 +26,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
 use clap::CommandFactory as _;
 use clap::Parser;
 use clap::Subcommand;
@@ -76,6 +76,9 @@ enum Verb {
     Show,
     /// Print where the policy runs and what it did.
     Status(status::Args),
+    /// Read and change the tables in force, while traffic flows.
+    #[command(subcommand)]
+    Table(table::Verb),
     /// Remove the policy in force with everything that belongs to it.
     Delete,
     /// Tell whether this machine can do what emptcp asks of it.
@@ -161,6 +164,10 @@ fn stop_where_told() -> fail::FailScenario<'static> {
 fn run(cli: Cli) -> Result<Done> {
     // Errors of libbpf reach the user through ours.
     libbpf_rs::set_print(None);
+    if let Verb::Table(verb) = &cli.verb {
+        // Without a look at modules: it must be quick.
+        return table::run(cli.json, verb);
+    }
     let mut registry = Registry::builtin()?;
     if let Err(error) = add_modules(&mut registry, &cli.modules) {
         // Who looks at a policy, or takes it away, need not have its modules in order.
@@ -180,6 +187,7 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Explain(args) => explain::run(&context, &args),
         Verb::Show => show::run(&context),
         Verb::Status(args) => status::run(&context, &args),
+        Verb::Table(_) => Ok(Done::Yes),
         Verb::Delete => delete::run(&context),
         Verb::Doctor => doctor::run(&context),
         Verb::Modules(args) => modules::run(&context, &args),
@@ -225,7 +233,11 @@ fn print_json(value: &impl Serialize) -> Result<()> {
 /// Prints what is wrong with a policy: as JSON on standard output, else as
 /// compilers do on standard error.
 fn print_invalid(context: &Context, errors: &[Diagnostic]) -> Result<Done> {
-    if context.json {
+    print_errors(context.json, errors)
+}
+
+fn print_errors(json: bool, errors: &[Diagnostic]) -> Result<Done> {
+    if json {
         print_json(&serde_json::json!({ "valid": false, "errors": errors }))?;
     } else {
         for error in errors {

@@ -59,17 +59,20 @@ fn print(module: &Module, files: &[PathBuf]) {
         println!("  from {}", file.display());
     }
     for param in &module.params {
-        println!("  {}: {}{}", param.name, param.ty, remarks(param));
+        println!("  {}: {}{}", param.name, param.ty, remarks(module, param));
         if !param.doc.is_empty() {
             println!("      {}", param.doc);
         }
     }
 }
 
-fn remarks(param: &Param) -> String {
+fn remarks(module: &Module, param: &Param) -> String {
     let mut remarks = Vec::new();
-    if param.required {
-        remarks.push("required".to_owned());
+    let lookup = module.params.iter().find(|p| p.lookup);
+    match lookup.filter(|table| table.name != param.name) {
+        Some(table) if param.required => remarks.push(format!("required without {}", table.name)),
+        _ if param.required => remarks.push("required".to_owned()),
+        _ => {}
     }
     for (word, value) in [
         ("default", &param.default),
@@ -97,6 +100,7 @@ fn describe(module: &Module, files: &[PathBuf]) -> Value {
                 "type": p.ty.to_string(),
                 "doc": p.doc,
                 "required": p.required,
+                "lookup": p.lookup,
             });
             for (key, value) in [("default", &p.default), ("min", &p.min), ("max", &p.max)] {
                 if let Some(value) = value {

@@ -63,6 +63,26 @@ fn print(policy: &Value) -> Result<()> {
         writeln!(out, "  select {select}")?;
         writeln!(out, "  act {}", actors(&chain["act"]))?;
     }
+    for (name, table) in policy["tables"].as_object().into_iter().flatten() {
+        write!(out, "table {name}: {}", text(&table["type"]))?;
+        if let Some(value) = table.get("value") {
+            write!(out, " to {}", text(value))?;
+        }
+        for key in ["size", "timeout", "default"] {
+            if let Some(value) = table.get(key) {
+                write!(out, ", {key} {}", text(value))?;
+            }
+        }
+        let count = match table.get("elements") {
+            Some(Value::Array(keys)) => keys.len(),
+            Some(Value::Object(map)) => map.len(),
+            _ => {
+                writeln!(out, ", contents of run time")?;
+                continue;
+            }
+        };
+        writeln!(out, ", {count} elements")?;
+    }
     for (name, shared) in policy["selectors"].as_object().into_iter().flatten() {
         writeln!(out, "selectors {name}: {}", expression(shared))?;
     }

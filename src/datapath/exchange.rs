@@ -39,6 +39,7 @@ use super::stored::StoredClass;
 use super::stored::StoredStep;
 use super::stored::array_pin;
 use super::stored::entry_pin;
+use super::tables;
 use crate::pin::Home;
 use crate::plan::Attachment;
 use crate::sys;
@@ -111,6 +112,8 @@ impl<'a> Change<'a> {
         loaded: &mut [Option<LoadedClass>],
         jobs: mpsc::Sender<Job<'a>>,
     ) -> Result<Vec<StoredAttachment>> {
+        tables::pin_all(self.home, self.number, &self.shared.tables)?;
+        fail_point!("tables");
         let mut loader = Loader::new(self.apply.registry, self.apply.kernel);
         if self.stored.is_some() {
             // Nothing of a policy in force is exchanged before all of the new one is there.
@@ -166,10 +169,12 @@ impl<'a> Change<'a> {
             });
             let pin = entry_pin(self.home, self.number, &place.id());
             sys::pin(&**entry, &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
-            let present = present.zip(self.stored).map(|(attachment, stored)| Present {
-                stored: attachment,
-                entry: entry_pin(self.home, stored.generation, &place.id()),
-            });
+            let present = present
+                .zip(self.stored)
+                .map(|(attachment, stored)| Present {
+                    stored: attachment,
+                    entry: entry_pin(self.home, stored.generation, &place.id()),
+                });
             let job = Job {
                 place,
                 present,

@@ -25,6 +25,7 @@ use super::stored::StoredClass;
 use super::stored::StoredStep;
 use super::stored::in_force;
 use super::stored::stored_at;
+use super::tables;
 use crate::module::Hook;
 use crate::pin;
 use crate::pin::Home;
@@ -371,6 +372,7 @@ pub(super) fn drift(home: &Home, stored: &Stored) -> Vec<String> {
             None => drift.push(format!("{place}: nothing of emptcp is attached")),
         }
     }
+    drift.extend(tables::drift(home, stored.generation));
     for (index, class) in stored.classes.iter().enumerate() {
         let folder = home.join(stored::generation_folder(stored.generation));
         let matches = MapHandle::from_pinned_path(folder.join(format!("{index}-progs")))

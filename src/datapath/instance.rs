@@ -19,6 +19,7 @@ use super::loader::Loader;
 use super::loader::Part;
 use super::loader::Shared;
 use super::loader::Side;
+use super::tables;
 use crate::abi::Framing;
 use crate::graph::Graph;
 use crate::module::KernelVersion;
@@ -26,6 +27,7 @@ use crate::module::Registry;
 use crate::module::Scope;
 use crate::sys;
 use crate::sys::TestRun;
+use crate::table::Planned;
 
 /// How an instance is loaded.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +99,21 @@ impl Instance {
         graph: Graph,
         options: Options,
     ) -> Result<Self> {
+        Self::load_with_tables(registry, kernel, graph, &[], options)
+    }
+
+    /// The same with tables of its own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Instance::load`].
+    pub fn load_with_tables(
+        registry: &Registry,
+        kernel: KernelVersion,
+        graph: Graph,
+        tables: &[Planned],
+        options: Options,
+    ) -> Result<Self> {
         let nodes = graph.nodes.len();
         let class = Class {
             hook: graph.hook,
@@ -115,6 +132,7 @@ impl Instance {
             graph,
         };
         let mut shared = Shared::create()?;
+        shared.tables = tables::load(tables)?;
         for _ in 0..loader::blocks(nodes as u32) {
             shared.counters.push(loader::create_counters()?);
         }

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
+use anyhow::bail;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
@@ -20,6 +21,8 @@ use super::code;
 use super::code::Choices;
 use super::code::Code;
 use super::code::Traits;
+use super::tables::Loaded;
+use super::tables::Tables;
 use super::verifier;
 use crate::abi;
 use crate::abi::Framing;
@@ -29,6 +32,7 @@ use crate::graph::Budget;
 use crate::graph::Graph;
 use crate::graph::Node;
 use crate::graph::Target;
+use crate::graph::value_tables;
 use crate::insn::Insn;
 use crate::module::Family;
 use crate::module::Hook;
@@ -37,6 +41,7 @@ use crate::module::Kind;
 use crate::module::MapInfo;
 use crate::module::Registry;
 use crate::module::Scope;
+use crate::module::TableKey;
 use crate::params::Entry;
 use crate::params::TableContents;
 use crate::sys;
@@ -54,16 +59,18 @@ pub(crate) struct Shared {
     pub(crate) counters: Vec<MapHandle>,
     /// Counters by hook and reason.
     pub(crate) reasons: MapHandle,
-    /// Chain context at XDP.
+    /// Chain context, as far as packets do not hold it.
     pub(crate) chain_words: MapHandle,
     /// What parts of a split policy hand on, by hook.
     pub(crate) handover: MapHandle,
+    /// Tables of the policy.
+    pub(crate) tables: Tables,
 }
 
 impl Shared {
     /// Creates the maps but for the counters.
     pub(crate) fn create() -> Result<Self> {
-        let words = size_of::<u32>() as u32 * abi::WORDS;
+        let words = size_of::<abi::ChainWords>() as u32;
         Ok(Self {
             generation: create_map(
                 "generation",
@@ -85,6 +92,7 @@ impl Shared {
                 [4, size_of::<abi::Handover>() as u32, Hook::ALL.len() as u32],
                 0,
             )?,
+            tables: Tables::new(),
         })
     }
 
@@ -385,7 +393,7 @@ impl<'r> Loader<'r> {
         state: &mut dyn FnMut(StateMap<'_>) -> Result<MapHandle>,
     ) -> Result<Option<LoadedClass>> {
         let graph = &class.graph;
-        let (constants, offsets) = self.constants(class)?;
+        let (constants, offsets) = self.constants(class, &shared.tables)?;
         let entries = groups.len().max(1) as u32;
         let array = create_map("progs", MapType::ProgArray, [4, 4, entries], 0)?;
         let maps = Maps {
@@ -500,10 +508,8 @@ impl<'r> Loader<'r> {
                             Some(anonymous_table(map, entries)?)
                         }
                         Some(TableContents::Named(name)) => {
-                            return Err(anyhow!(
-                                "{}: steps cannot look up tables of the policy ({name}) yet",
-                                node.key
-                            ));
+                            let table = named_table(&maps.shared.tables, name)?;
+                            Some(MapHandle::try_from(&table.map)?)
                         }
                         None => None,
                     }
@@ -588,9 +594,10 @@ impl<'r> Loader<'r> {
     }
 
     /// The constants of all steps, and the place of each step's.
-    fn constants(&mut self, class: &Class) -> Result<(Vec<u8>, Vec<usize>)> {
+    fn constants(&mut self, class: &Class, tables: &Tables) -> Result<(Vec<u8>, Vec<usize>)> {
         let mut bytes = Vec::new();
         let mut offsets = Vec::new();
+        let values = value_tables(&class.graph);
         for (number, node) in class.graph.nodes.iter().enumerate() {
             let object = self.registry.object(node.module);
             let template = self.template(node.module, class.family())?;
@@ -598,13 +605,16 @@ impl<'r> Loader<'r> {
                 .rodata
                 .as_ref()
                 .with_context(|| format!("module {} has no constants", object.module.name))?;
-            let links = abi::Links {
+            let mut links = abi::Links {
                 step: class.ids[number],
                 zone: class.zones[number],
                 hook: abi::hook_number(class.hook),
                 framing: class.framing.number(),
+                chain: u16::try_from(node.chain + 1).context("too many chains")?,
                 ..Default::default()
             };
+            let handed_on = values.get(&node.chain).map_or(&[][..], Vec::as_slice);
+            link_tables(&mut links, node, handed_on, tables)?;
             bytes.resize(bytes.len().next_multiple_of(8), 0);
             let offset = bytes.len();
             bytes.extend_from_slice(initial);
@@ -703,6 +713,53 @@ impl<'r> Loader<'r> {
         }
         maps
     }
+}
+
+fn named_table<'t>(tables: &'t Tables, name: &str) -> Result<&'t Loaded> {
+    tables
+        .get(name)
+        .with_context(|| format!("the table {name} is not there"))
+}
+
+/// What a step must know of the tables that it looks up or takes values from. `handed_on`: the
+/// tables whose values go from selectors to actors of its chain, by slot.
+fn link_tables(
+    links: &mut abi::Links,
+    node: &Node,
+    handed_on: &[String],
+    tables: &Tables,
+) -> Result<()> {
+    let slot = |name: &str| {
+        let slot = handed_on.iter().position(|table| table == name);
+        slot.filter(|slot| *slot < abi::VALUE_SLOTS)
+    };
+    if let Some(name) = node.params.looked_up() {
+        let definition = &named_table(tables, name)?.definition;
+        links.flags |= abi::STEP_TABLE;
+        if definition.key == TableKey::Addr {
+            links.flags |= abi::STEP_ADDR_TABLE;
+        }
+        if definition.timeout.is_some() {
+            links.flags |= abi::STEP_TIMED;
+            links.expires_at = definition.expires_at() as u8;
+        }
+        if let Some(slot) = slot(name) {
+            links.flags |= abi::STEP_LEAVES_VALUE;
+            links.slot = slot as u8;
+        }
+    }
+    for (index, from) in node.params.from_table.iter().enumerate() {
+        let to = links.from_table.get_mut(index);
+        let (Some(to), Some(slot)) = (to, slot(&from.table)) else {
+            bail!("{}: too many values from tables", node.key);
+        };
+        to.offset = u16::try_from(from.offset)?;
+        to.size = u8::try_from(from.size)?;
+        to.slot = slot as u8;
+        links.from_tables += 1;
+        links.defaults |= u8::from(from.default.is_some()) << index;
+    }
+    Ok(())
 }
 
 /// Copies into place, or says that a description does not fit its object.

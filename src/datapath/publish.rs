@@ -51,16 +51,20 @@ use super::stored::Via;
 use super::stored::generation;
 use super::stored::in_force;
 use super::stored::stored_at;
+use super::tables;
+use super::tables::TableChange;
 use crate::abi::Framing;
 use crate::graph::BoundChain;
 use crate::interface::Interfaces;
 use crate::module::Family;
 use crate::module::KernelVersion;
 use crate::module::Registry;
+use crate::params::TableContents;
 use crate::pin;
 use crate::pin::Home;
 use crate::plan::Plan;
 use crate::sys;
+use crate::table::Planned;
 
 /// Where the policy of an apply comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +109,8 @@ pub struct Apply<'a> {
     pub plan: &'a Plan,
     /// The interfaces of the plan.
     pub interfaces: &'a Interfaces,
+    /// The tables of the policy.
+    pub tables: &'a [Planned],
 }
 
 /// Classes with their digests: see [`Apply::digest`].
@@ -140,11 +146,32 @@ impl Apply<'_> {
         let Some(stored) = in_force(&home)? else {
             return Ok(true);
         };
-        let Some(shared) = open_shared(&home, &stored)? else {
+        let Some(mut shared) = open_shared(&home, &stored)? else {
             return Ok(true);
         };
+        let known = (stored.generation, tables::stored(&home, stored.generation)?);
+        let before = tables::Before::new(&home, Some(&known));
+        let Some(tables) = tables::unchanged(before, self.tables)? else {
+            return Ok(true);
+        };
+        shared.tables = tables;
         let classes = self.classes(&self.numbers(Some(&stored)), &shared)?;
         Ok(!self.is_in_force(&home, &stored, &classes, &shared))
+    }
+
+    /// What an apply would do to the tables.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Apply::would_change`].
+    pub fn table_changes(&self) -> Result<Vec<TableChange>> {
+        let home = Home::current(false)?;
+        let _lock = home.lock_shared()?;
+        let known = match in_force(&home)? {
+            Some(stored) => Some((stored.generation, tables::stored(&home, stored.generation)?)),
+            None => None,
+        };
+        tables::preview(tables::Before::new(&home, known.as_ref()), self.tables)
     }
 
     fn publish(&self, home: &Home) -> Result<Outcome> {
@@ -163,7 +190,14 @@ impl Apply<'_> {
         sweep(home, stored.as_ref())?;
         let ids = self.numbers(stored.as_ref());
         let steps = needed(&ids);
-        let shared = shared::open_or_create(home, steps)?;
+        let mut shared = shared::open_or_create(home, steps)?;
+        let known = match &stored {
+            Some(stored) => Some((stored.generation, tables::stored(home, stored.generation)?)),
+            None => None,
+        };
+        let before = tables::Before::new(home, known.as_ref());
+        let (tables, lost) = tables::prepare(before, self.tables)?;
+        shared.tables = tables;
         let classes = self.classes(&ids, &shared)?;
         if let Some(stored) = &stored
             && self.is_in_force(home, stored, &classes, &shared)
@@ -222,6 +256,9 @@ impl Apply<'_> {
         fail_point!("after-flip");
         sys::grace_period().context("cannot wait for the programs that run")?;
         fail_point!("before-cleanup");
+        for what in lost {
+            eprintln!("emptcp: {what}");
+        }
         if let Some(stored) = &stored {
             detach_unused(home, stored, &now)?;
         }
@@ -231,7 +268,10 @@ impl Apply<'_> {
     }
 
     /// The file that was applied last, and its policy where that is not the one in force.
-    pub(super) fn remembered(&self, stored: Option<&Stored>) -> (Option<String>, Option<serde_json::Value>) {
+    pub(super) fn remembered(
+        &self,
+        stored: Option<&Stored>,
+    ) -> (Option<String>, Option<serde_json::Value>) {
         match (&self.origin, stored) {
             (Origin::File(source), _) => (Some(source.clone()), None),
             (Origin::InForce { .. }, Some(stored)) if stored.source.is_some() => {
@@ -345,6 +385,12 @@ impl Apply<'_> {
                 node.match_to, node.miss_to, node.error_to
             ));
             add(format!("{} {:?}", node.first_actor, node.params));
+            for binding in &node.params.tables {
+                if let TableContents::Named(name) = &binding.contents {
+                    let id = shared.tables.get(name).map_or(0, |table| table.id);
+                    add(format!("{id}"));
+                }
+            }
         }
         let digest = hash.finalize();
         Ok(digest.iter().map(|b| format!("{b:02x}")).collect())

@@ -11,6 +11,7 @@ use super::loader::Shared;
 use super::stored::GENERATION;
 use super::stored::Stored;
 use super::stored::read_generation;
+use super::tables::Tables;
 use crate::abi;
 use crate::pin::Home;
 use crate::sys;
@@ -54,6 +55,7 @@ pub(super) fn open_or_create(home: &Home, steps: u32) -> Result<Shared> {
         reasons: open(REASONS, new.reasons)?,
         chain_words: open(CHAIN_WORDS, new.chain_words)?,
         handover: open(HANDOVER, new.handover)?,
+        tables: new.tables,
     })
 }
 
@@ -84,6 +86,7 @@ pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>
         reasons,
         chain_words,
         handover,
+        tables: Tables::new(),
     }))
 }
 

@@ -14,6 +14,7 @@ use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
 use serde::Deserialize;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::counters::Counters;
 use super::loader::create_map;
@@ -167,36 +168,46 @@ impl Stored {
 
     /// Writes it into a map at a path.
     pub(crate) fn pin(&self, path: &Path) -> Result<()> {
-        let mut bytes = serde_json::to_vec(self)?;
-        let length = bytes.len() as u32;
-        // Length first: a map's value has no other end.
-        bytes.splice(0..0, length.to_ne_bytes());
-        let map = create_map("policy", MapType::Array, [4, bytes.len() as u32, 1], 0)?;
-        map.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY)?;
-        map.freeze().context("cannot freeze the policy")?;
-        sys::pin(&map, path).with_context(|| format!("cannot pin {}", path.display()))
+        pin_json("policy", self, path)
     }
 
     /// Reads it back; `None` where nothing is pinned.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>> {
-        if !path.exists() {
-            return Ok(None);
-        }
-        let map = MapHandle::from_pinned_path(path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        let bytes = map
-            .lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?
-            .unwrap_or_default();
-        let length = bytes
-            .first_chunk::<4>()
-            .map_or(0, |l| u32::from_ne_bytes(*l)) as usize;
-        let text = bytes
-            .get(4..4 + length)
-            .context("the stored policy is cut short")?;
-        let stored = serde_json::from_slice(text)
-            .context("the stored policy is of another version of emptcp: delete and apply again")?;
-        Ok(Some(stored))
+        open_json(path)
     }
+}
+
+/// Writes a value as JSON into a map that is pinned at a path.
+pub(super) fn pin_json(name: &str, value: &impl Serialize, path: &Path) -> Result<()> {
+    let mut bytes = serde_json::to_vec(value)?;
+    let length = bytes.len() as u32;
+    // Length first: a map's value has no other end.
+    bytes.splice(0..0, length.to_ne_bytes());
+    let map = create_map(name, MapType::Array, [4, bytes.len() as u32, 1], 0)?;
+    map.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY)?;
+    map.freeze().context("cannot freeze the policy")?;
+    sys::pin(&map, path).with_context(|| format!("cannot pin {}", path.display()))
+}
+
+/// Reads what [`pin_json`] wrote; `None` where nothing is pinned.
+pub(super) fn open_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let map = MapHandle::from_pinned_path(path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    let bytes = map
+        .lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?
+        .unwrap_or_default();
+    let length = bytes
+        .first_chunk::<4>()
+        .map_or(0, |l| u32::from_ne_bytes(*l)) as usize;
+    let text = bytes
+        .get(4..4 + length)
+        .context("the stored policy is cut short")?;
+    let stored = serde_json::from_slice(text)
+        .context("the stored policy is of another version of emptcp: delete and apply again")?;
+    Ok(Some(stored))
 }
 
 /// Folder of a generation.

@@ -9,6 +9,7 @@ mod build;
 mod join;
 mod path;
 mod simplify;
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,8 @@ pub use path::check_run;
 pub use path::longest_path;
 pub use path::proves_lookup;
 pub use path::split;
+pub use values::check_values;
+pub(crate) use values::value_tables;
 
 use crate::module::Hook;
 use crate::module::Kind;

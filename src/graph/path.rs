@@ -13,7 +13,6 @@ use super::join;
 use crate::module::Hook;
 use crate::module::Kind;
 use crate::module::Module;
-use crate::params::TableContents;
 use crate::policy::Diagnostic;
 
 /// What the kernel grants one run of an attached program, and what a graph spends of it.
@@ -227,12 +226,7 @@ pub fn proves_lookup(graph: &Graph) -> Result<(), Vec<Diagnostic>> {
             if graph.nodes[target].chain == node.chain {
                 there = here.clone();
                 if edge == 0 && node.kind == Kind::Selector {
-                    there.extend(node.params.tables.iter().filter_map(|binding| {
-                        match &binding.contents {
-                            TableContents::Named(name) => Some(name.clone()),
-                            TableContents::Anonymous { .. } => None,
-                        }
-                    }));
+                    there.extend(node.params.looked_up().map(str::to_owned));
                 }
             }
             found[target] = Some(match found[target].take() {

@@ -170,6 +170,7 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
             default: member_tags.get("default").cloned(),
             min: member_tags.get("min").cloned(),
             max: member_tags.get("max").cloned(),
+            lookup: false,
             name: member_name,
         });
     }
@@ -380,6 +381,7 @@ fn table_params(
             default: None,
             min: None,
             max: None,
+            lookup: own.contains_key("lookup"),
             name,
         });
     }

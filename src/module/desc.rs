@@ -158,6 +158,9 @@ pub struct Param {
     pub min: Option<String>,
     /// Largest value, written as in JSON.
     pub max: Option<String>,
+    /// The table that a selector looks up (`EMPTCP_LOOKUP`): stands in the place of the
+    /// parameters that are required, and its values go to the actors behind.
+    pub lookup: bool,
 }
 
 /// The vocabulary of parameter types (`include/emptcp/types.h`).
@@ -262,7 +265,7 @@ impl fmt::Display for Type {
                 None => write!(f, "list of {of} (at most {max})"),
             },
             Type::Table { key, value } => {
-                write!(f, "table of {key:?}")?;
+                write!(f, "table of {}", format!("{key:?}").to_lowercase())?;
                 value
                     .as_ref()
                     .map_or(Ok(()), |value| write!(f, " to {value}"))

@@ -3,6 +3,7 @@
 use super::AnyInterface;
 use super::scalar;
 use super::table;
+use crate::module::Kind;
 use crate::module::Module;
 use crate::module::Param;
 use crate::module::Type;
@@ -28,6 +29,10 @@ pub fn check_description(module: &Module) -> Vec<String> {
         .map(|pair| pair[0])
     {
         errors.push(format!("two parameters are named {name}"));
+    }
+    let lookups = module.params.iter().filter(|param| param.lookup);
+    if lookups.count() > usize::from(module.kind == Kind::Selector) {
+        errors.push("one table of a selector can be its EMPTCP_LOOKUP".to_owned());
     }
     for param in &module.params {
         let name = &param.name;

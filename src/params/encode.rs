@@ -70,11 +70,23 @@ pub fn encode(
             errors.push(error.suggest_nearest(&member.key, names));
         }
     }
+    let lookup = module.params.iter().find(|param| param.lookup);
+    let by_table = lookup.is_some_and(|table| params.get(&table.name).is_some());
     for param in &module.params {
         let result = match (params.get(&param.name), &param.default) {
+            (Some(json), _) if by_table && param.required && !param.lookup => {
+                let table = lookup.map_or("", |table| table.name.as_str());
+                let message = format!("either {:?} or {table:?} is given, not both", param.name);
+                Err(vec![Diagnostic::new(&json.at, message)])
+            }
             (Some(json), _) => encoder.param(param, json),
+            (None, _) if param.required && by_table => Ok(()),
             (None, _) if param.required => {
-                let message = format!("the parameter {:?} is missing", param.name);
+                let other = lookup.filter(|table| table.name != param.name);
+                let instead = other.map_or(String::new(), |table| {
+                    format!(", or {:?} in its place", table.name)
+                });
+                let message = format!("the parameter {:?} is missing{instead}", param.name);
                 Err(vec![Diagnostic::new(&params.at, message)])
             }
             (None, Some(default)) => encoder.param(param, &scalar::literal(default, &params.at)),
@@ -179,6 +191,7 @@ impl Encoder<'_> {
                 self.encoded.tables.push(TableBinding {
                     map: map.clone(),
                     contents,
+                    lookup: false,
                 });
                 return self.put(param, json, param.offset, &LIST_IN_TABLE.to_ne_bytes());
             }
@@ -215,7 +228,9 @@ impl Encoder<'_> {
         let table = self.find_table(json)?;
         let mut errors = Vec::new();
         let name = &table.name.value;
-        if table.key.value != key {
+        // A look-up by prefix also knows how to find a plain address.
+        let addr = param.lookup && key == TableKey::Prefix && table.key.value == TableKey::Addr;
+        if table.key.value != key && !addr {
             let (found, expected) = (table_key_name(table.key.value), table_key_name(key));
             let expected = format!("a table of type {expected}");
             let found = format!("{name:?}, a table of type {found}");
@@ -237,6 +252,7 @@ impl Encoder<'_> {
         self.encoded.tables.push(TableBinding {
             map: param.name.clone(),
             contents,
+            lookup: param.lookup,
         });
         Ok(())
     }

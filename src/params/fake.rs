@@ -60,6 +60,7 @@ impl Module {
             default: None,
             min: None,
             max: None,
+            lookup: false,
         });
         self
     }
@@ -67,6 +68,10 @@ impl Module {
     fn last(mut self, change: impl FnOnce(&mut Param)) -> Self {
         change(self.params.last_mut().unwrap());
         self
+    }
+
+    pub(crate) fn lookup(self) -> Self {
+        self.last(|param| param.lookup = true)
     }
 
     pub(crate) fn required(self) -> Self {
@@ -183,6 +188,7 @@ pub(crate) fn registry() -> Vec<Module> {
                     value: None,
                 },
             )
+            .lookup()
             .required(),
         selector("paced").with(
             "rates",

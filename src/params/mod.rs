@@ -19,8 +19,10 @@ pub use describe::check_description;
 pub use encode::encode;
 pub(crate) use scalar::bound;
 pub(crate) use scalar::default_value;
+pub use scalar::literal;
 pub use table::decode_key;
 pub use table::decode_value;
+pub use table::encode_elements;
 pub use table::encode_key;
 pub use table::encode_table;
 pub use table::encode_table_default;
@@ -74,6 +76,17 @@ pub struct Encoded {
     pub from_table: Vec<FromTable>,
 }
 
+impl Encoded {
+    /// The table of the policy whose values the step leaves to the actors behind.
+    pub fn looked_up(&self) -> Option<&str> {
+        let binding = self.tables.iter().find(|binding| binding.lookup)?;
+        match &binding.contents {
+            TableContents::Named(name) => Some(name),
+            TableContents::Anonymous { .. } => None,
+        }
+    }
+}
+
 /// What stands for a map of the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TableBinding {
@@ -81,6 +94,8 @@ pub struct TableBinding {
     pub map: String,
     /// What takes its place.
     pub contents: TableContents,
+    /// The step leaves the values that it finds there to the actors behind.
+    pub lookup: bool,
 }
 
 /// What stands for a map of a module.

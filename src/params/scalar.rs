@@ -226,7 +226,7 @@ pub(super) fn has_range(ty: &Type) -> bool {
 }
 
 /// Text of a description as the JSON value that it would be in a policy: a bare word is a string.
-pub(super) fn literal(text: &str, at: &crate::policy::Place) -> Json {
+pub fn literal(text: &str, at: &crate::policy::Place) -> Json {
     match crate::policy::read("", text.as_bytes()) {
         Ok((json, _)) => Json::from_value(&json.to_value(), at),
         Err(_) => Spanned::new(Value::String(text.to_owned()), at.clone()),

@@ -178,10 +178,42 @@ pub fn encode_table(
     let Some(elements) = &table.elements else {
         return Ok(None);
     };
-    let key = table.key.value;
+    let value = table.value.as_ref().map(|value| &value.value);
+    let (entries, mut errors) = match encode_elements(table.key.value, value, elements, interfaces)
+    {
+        Ok(entries) => (entries, Vec::new()),
+        Err(errors) => (Vec::new(), errors),
+    };
+    if let Some(size) = table
+        .size
+        .as_ref()
+        .filter(|size| entries.len() > size.value as usize)
+    {
+        let count = entries.len();
+        let message = format!("{count} elements do not fit in the size {}", size.value);
+        errors.push(Diagnostic::new(&elements.at, message));
+    }
+    if errors.is_empty() {
+        Ok(Some(entries))
+    } else {
+        Err(errors)
+    }
+}
+
+/// The elements of a table of such keys and values, as for [`encode_table`].
+///
+/// # Errors
+///
+/// As there.
+pub fn encode_elements(
+    key: TableKey,
+    value: Option<&Type>,
+    elements: &Json,
+    interfaces: &dyn InterfaceResolver,
+) -> Result<Vec<Entry>, Vec<Diagnostic>> {
     let mut entries = BTreeMap::new();
     let mut errors = Vec::new();
-    match (&elements.value, &table.value) {
+    match (&elements.value, value) {
         (Value::Array(items), None) => {
             for item in items {
                 match encode_key(key, item) {
@@ -219,17 +251,8 @@ pub fn encode_table(
             "not the elements of such a table",
         )),
     }
-    if let Some(size) = table
-        .size
-        .as_ref()
-        .filter(|size| entries.len() > size.value as usize)
-    {
-        let count = entries.len();
-        let message = format!("{count} elements do not fit in the size {}", size.value);
-        errors.push(Diagnostic::new(&elements.at, message));
-    }
     if errors.is_empty() {
-        Ok(Some(entries.into_iter().collect()))
+        Ok(entries.into_iter().collect())
     } else {
         Err(errors)
     }

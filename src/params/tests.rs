@@ -349,6 +349,7 @@ fn named_tables() {
         encoded.tables,
         [TableBinding {
             map: "table".to_owned(),
+            lookup: true,
             contents
         }]
     );

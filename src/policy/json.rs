@@ -66,6 +66,15 @@ impl Place {
         }
     }
 
+    /// A place in a file that is not JSON.
+    pub(crate) fn in_text(file: &str, line: u32, column: u32) -> Self {
+        Self {
+            line,
+            column,
+            ..Self::root(file)
+        }
+    }
+
     /// The file, as it was named to the reader.
     pub fn file(&self) -> &str {
         let mut path = &self.path;

@@ -82,7 +82,9 @@ pub use json::read;
 pub(crate) use names::TABLE_KEYS;
 #[cfg(test)]
 pub(crate) use names::VALUE_TYPES;
+pub use names::table_key_by_name;
 pub use names::table_key_name;
+pub use names::value_type_by_name;
 pub use names::value_type_name;
 #[cfg(test)]
 pub(crate) use parse::CHAIN_FIELDS;

@@ -41,6 +41,18 @@ pub fn table_key_name(key: TableKey) -> &'static str {
         .map_or("", |(name, _)| name)
 }
 
+/// The kind of tables that has this name.
+pub fn table_key_by_name(name: &str) -> Option<TableKey> {
+    let found = TABLE_KEYS.iter().find(|(known, _)| *known == name);
+    found.map(|(_, key)| *key)
+}
+
+/// The type of values that has this name.
+pub fn value_type_by_name(name: &str) -> Option<Type> {
+    let found = VALUE_TYPES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, ty)| ty.clone())
+}
+
 /// The name of a type of values, if the values of a table can have it.
 pub fn value_type_name(ty: &Type) -> Option<&'static str> {
     VALUE_TYPES

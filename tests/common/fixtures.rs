@@ -47,6 +47,7 @@ pub struct Case {
     families: Vec<Family>,
     variants: Vec<Variant>,
     params: Value,
+    tables: Value,
     input: Packet,
     mark: u32,
     output: Packet,
@@ -70,6 +71,8 @@ pub struct Entry {
     pub hooks: Option<Vec<String>>,
     /// Parameters of the step, hosts replaced by addresses.
     pub params: Value,
+    /// Tables of the policy, hosts replaced by addresses.
+    pub tables: Value,
     /// What the frame begins with.
     pub framing: Framing,
     /// Frame before.
@@ -175,6 +178,8 @@ struct Row {
     _comment: Option<String>,
     #[serde(default)]
     params: Map<String, Value>,
+    #[serde(default)]
+    tables: Map<String, Value>,
     #[serde(default)]
     hooks: Option<Vec<String>>,
     #[serde(default)]
@@ -350,6 +355,7 @@ fn read_case(module: &str, defaults: &Value, case: Value) -> Result<Case, String
         families,
         variants,
         params: row.params.into(),
+        tables: row.tables.into(),
         input: row.input,
         mark: row.mark,
         output,
@@ -362,6 +368,8 @@ impl Case {
         let of_variant = |e| format!("variant {variant:?}: {e}");
         let mut params = self.params.clone();
         substitute(&mut params, family).map_err(|e| format!("params: {e}"))?;
+        let mut tables = self.tables.clone();
+        substitute(&mut tables, family).map_err(|e| format!("tables: {e}"))?;
         let input = variant.apply(self.input.clone()).map_err(of_variant)?;
         let output = variant.apply(self.output.clone()).map_err(of_variant)?;
         let built = input.build(family).map_err(|e| format!("in: {e}"))?;
@@ -384,6 +392,7 @@ impl Case {
             variant,
             hooks: self.hooks.clone(),
             params,
+            tables,
             framing: built.framing,
             input: built.bytes,
             mark: self.mark,

@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
@@ -66,14 +67,18 @@ pub fn resolve(host: &str, family: Family) -> Result<IpAddr, String> {
     }
 }
 
-/// Replaces `"$a"` and `"$a/24"` in every string of `value` by the address or
-/// prefix of that host in `family`.
+/// Replaces `"$a"`, `"$a/24"` and `"$a:1-$b:2"` in every string and key of `value` by the address,
+/// prefix or subflow of these hosts in `family`.
 pub fn substitute(value: &mut Value, family: Family) -> Result<(), String> {
     match value {
         Value::String(s) => {
             let Some(host) = s.strip_prefix('$') else {
                 return Ok(());
             };
+            if let Some((from, to)) = host.split_once("-$") {
+                *s = format!("{}-{}", end(from, family)?, end(to, family)?);
+                return Ok(());
+            }
             *s = match host.split_once('/') {
                 None => resolve(host, family)?.to_string(),
                 Some((host, bits)) => {
@@ -89,7 +94,22 @@ pub fn substitute(value: &mut Value, family: Family) -> Result<(), String> {
             Ok(())
         }
         Value::Array(items) => items.iter_mut().try_for_each(|v| substitute(v, family)),
-        Value::Object(fields) => fields.values_mut().try_for_each(|v| substitute(v, family)),
+        Value::Object(fields) => {
+            for (key, mut value) in std::mem::take(fields) {
+                let mut key = Value::String(key);
+                substitute(&mut key, family)?;
+                substitute(&mut value, family)?;
+                fields.insert(key.as_str().unwrap_or_default().to_owned(), value);
+            }
+            Ok(())
+        }
         _ => Ok(()),
     }
+}
+
+/// An end of a subflow: host and port.
+fn end(text: &str, family: Family) -> Result<SocketAddr, String> {
+    let (host, port) = text.split_once(':').ok_or("expected $host:port")?;
+    let port = port.parse().map_err(|e| format!("{text}: {e}"))?;
+    Ok(SocketAddr::new(resolve(host, family)?, port))
 }

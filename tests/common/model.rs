@@ -3,6 +3,7 @@
 //! something that was not written by the same hand.
 
 use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
@@ -79,6 +80,31 @@ pub fn set_mark(params: &Value, mark: u32) -> u32 {
     let value = params["value"].as_u64().unwrap() as u32;
     let mask = params["mask"].as_u64().map_or(u32::MAX, |m| m as u32);
     mark & !mask | value & mask
+}
+
+/// The parameters with the elements of the table in its place; of a subflow, each as the
+/// parameters of one.
+pub fn without_table(module: &str, params: &Value, tables: &Value) -> Vec<Value> {
+    let Some(name) = params["table"].as_str() else {
+        return vec![params.clone()];
+    };
+    let keys: Vec<Value> = match &tables[name]["elements"] {
+        Value::Array(keys) => keys.clone(),
+        Value::Object(map) => map.keys().map(|key| key.as_str().into()).collect(),
+        other => panic!("elements of {name}: {other}"),
+    };
+    if module != "subflow" {
+        return vec![serde_json::json!({ "in": keys })];
+    }
+    let subflow = |key: &Value| {
+        let (from, to) = key.as_str().unwrap().split_once('-').unwrap();
+        let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        serde_json::json!({
+            "src": from.ip(), "sport": from.port(), "dst": to.ip(), "dport": to.port(),
+            "either": params["either"],
+        })
+    };
+    keys.iter().map(subflow).collect()
 }
 
 fn list(params: &Value) -> &[Value] {

@@ -33,6 +33,8 @@ use emptcp::module::Type;
 use emptcp::params::AnyInterface;
 use emptcp::policy;
 use emptcp::policy::Fragment;
+use emptcp::table;
+use emptcp::table::Planned;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::query::ProgInfoIter;
@@ -64,6 +66,16 @@ pub fn hook(name: &str) -> Hook {
 
 /// The graph of chains, objects of JSON without hook and interfaces.
 pub fn compile(registry: &Registry, hook: Hook, chains: &[Value]) -> Result<Graph, String> {
+    compile_with(registry, hook, chains, &json!({})).map(|(graph, _)| graph)
+}
+
+/// The same with tables, as in a policy.
+pub fn compile_with(
+    registry: &Registry,
+    hook: Hook,
+    chains: &[Value],
+    tables: &Value,
+) -> Result<(Graph, Vec<Planned>), String> {
     let chains: Vec<Value> = chains
         .iter()
         .map(|chain| {
@@ -73,7 +85,7 @@ pub fn compile(registry: &Registry, hook: Hook, chains: &[Value]) -> Result<Grap
             chain
         })
         .collect();
-    let text = json!({ "version": 1, "chains": chains }).to_string();
+    let text = json!({ "version": 1, "tables": tables, "chains": chains }).to_string();
     let lines = |errors: Vec<policy::Diagnostic>| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         format!("{}\n{text}", lines.join("\n"))
@@ -85,7 +97,8 @@ pub fn compile(registry: &Registry, hook: Hook, chains: &[Value]) -> Result<Grap
     let policy = policy::parse(&[fragment]).map_err(lines)?;
     let bound = graph::bind(&policy, registry.modules(), &AnyInterface).map_err(lines)?;
     let bound: Vec<_> = bound.iter().collect();
-    Ok(graph::compile(hook, &bound, registry.modules()))
+    let tables = table::planned(&policy, &AnyInterface).map_err(lines)?;
+    Ok((graph::compile(hook, &bound, registry.modules()), tables))
 }
 
 /// A loaded graph and the nodes in it.
@@ -115,9 +128,20 @@ impl Loaded {
         chains: &[Value],
         options: Options,
     ) -> Result<Self, String> {
-        let graph = compile(registry, hook, chains)?;
-        let instance = Instance::load(registry, version(), graph.clone(), options)
-            .map_err(|e| format!("{e:#}"))?;
+        Self::with_tables(registry, hook, chains, &json!({}), options)
+    }
+
+    pub fn with_tables(
+        registry: &Registry,
+        hook: Hook,
+        chains: &[Value],
+        tables: &Value,
+        options: Options,
+    ) -> Result<Self, String> {
+        let (graph, tables) = compile_with(registry, hook, chains, tables)?;
+        let instance =
+            Instance::load_with_tables(registry, version(), graph.clone(), &tables, options)
+                .map_err(|e| format!("{e:#}"))?;
         let nodes = graph.nodes.len();
         Ok(Self {
             instance,
@@ -212,7 +236,6 @@ fn infos(ids: &[u32]) -> Vec<ProgramInfo> {
 /// Compiles a module as a third party would, against the headers only, for both
 /// families (a module for one of them names the others' hooks nowhere).
 pub fn compile_module(source: &Path, to: &Path) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(source).unwrap();
     let name = source.file_name().unwrap().to_str().unwrap();
     let name = name.strip_suffix(".bpf.c").unwrap();
@@ -223,26 +246,36 @@ pub fn compile_module(source: &Path, to: &Path) {
         if text.contains(excluded) {
             continue;
         }
-        let mut clang = Command::new(clang());
-        clang
-            .args([
-                "-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror",
-            ])
-            .arg(define)
-            .arg("-I")
-            .arg(root.join("include"))
-            .arg("-I")
-            .arg(libbpf_headers(to))
-            .arg("-idirafter")
-            .arg(format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH))
-            .arg("-c")
-            .arg(source)
-            .arg("-o")
-            .arg(to.join(format!("{name}.{family}.o")));
-        let output = clang.output().unwrap();
-        let messages = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{clang:?}:\n{messages}");
+        compile_one(source, define, &to.join(format!("{name}.{family}.o")));
     }
+}
+
+/// Compiles programs of tc that are no module.
+pub fn compile_program(source: &Path, object: &Path) {
+    compile_one(source, "-DEMPTCP_TC", object);
+}
+
+fn compile_one(source: &Path, define: &str, object: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut clang = Command::new(clang());
+    clang
+        .args([
+            "-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror",
+        ])
+        .arg(define)
+        .arg("-I")
+        .arg(root.join("include"))
+        .arg("-I")
+        .arg(libbpf_headers(object.parent().unwrap()))
+        .arg("-idirafter")
+        .arg(format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH))
+        .arg("-c")
+        .arg(source)
+        .arg("-o")
+        .arg(object);
+    let output = clang.output().unwrap();
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{clang:?}:\n{messages}");
 }
 
 /// `$CLANG`, else the newest known clang in the path, as in `build.rs`.

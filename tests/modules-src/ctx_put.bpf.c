@@ -8,9 +8,8 @@ struct ctx_put_params {
 static __always_inline int ctx_put_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					 const struct ctx_put_params *p)
 {
-	ctx_set_word(ctx, EMPTCP_WORD_VALUE_LO, p->value + 1);
-	ctx_set_word(ctx, EMPTCP_WORD_VALUE_HI, p->value + 2);
-	ctx_set_word(ctx, EMPTCP_WORD_OPTION, p->value + 3);
+	ctx_set_word(ctx, EMPTCP_WORD_FOUND, p->value + 1);
+	ctx_set_word(ctx, EMPTCP_WORD_OPTION, p->value + 2);
 	ctx_set_word(ctx, EMPTCP_WORD_INLINE, p->value);
 	return 1;
 }

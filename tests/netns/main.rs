@@ -18,4 +18,5 @@ mod raw;
 mod refusals;
 mod rig;
 mod shared;
+mod tables;
 mod traffic;
