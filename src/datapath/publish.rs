@@ -511,6 +511,10 @@ fn sweep(home: &Home, stored: Option<&Stored>) -> Result<()> {
             pin::remove(&home.join(stored::generation_folder(number)))?;
         }
     }
+    let blocks = stored.map_or(0, |s| s.counters);
+    for name in shared::unused_counters(home, blocks)? {
+        pin::remove(&home.join(name))?;
+    }
     let links = home.join(attach::LINKS);
     for name in pin::list(&links)? {
         if stored.is_none_or(|s| s.attachment(&name).is_none()) {

@@ -13,6 +13,7 @@ use super::stored::Stored;
 use super::stored::read_generation;
 use super::tables::Tables;
 use crate::abi;
+use crate::pin;
 use crate::pin::Home;
 use crate::sys;
 
@@ -88,6 +89,16 @@ pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>
         handover,
         tables: Tables::new(),
     }))
+}
+
+/// Pins of blocks of counters that a policy with so many of them does not have.
+pub(super) fn unused_counters(home: &Home, blocks: usize) -> Result<Vec<String>> {
+    let mut names = pin::list(home.path())?;
+    names.retain(|name| {
+        let number = name.strip_prefix(COUNTERS).and_then(|n| n.parse().ok());
+        number.is_some_and(|number: usize| number >= blocks)
+    });
+    Ok(names)
 }
 
 fn existing(path: &Path) -> Result<MapHandle> {
