@@ -32,21 +32,36 @@ fn single(ty: &Type) -> Value {
     }
 }
 
-/// The parameters of a module.
+/// The parameters of a module. One with a table to look up takes that, or what is required.
 pub(super) fn params(module: &Module) -> Value {
+    let lookup = module.params.iter().find(|p| p.lookup);
+    let mut schema = match lookup {
+        Some(table) => {
+            let by_table = members(module, |p| !p.required, &[&table.name]);
+            json!({ "anyOf": [without(module, table), by_table] })
+        }
+        None => members(module, |_| true, &required(module)),
+    };
+    schema["description"] = json!(module.doc);
+    schema
+}
+
+fn without(module: &Module, table: &Param) -> Value {
+    members(module, |p| p.name != table.name, &required(module))
+}
+
+fn required(module: &Module) -> Vec<&str> {
+    let required = module.params.iter().filter(|p| p.required);
+    required.map(|p| p.name.as_str()).collect()
+}
+
+fn members(module: &Module, which: impl Fn(&Param) -> bool, required: &[&str]) -> Value {
     let properties = module
         .params
         .iter()
+        .filter(|p| which(p))
         .map(|p| (p.name.clone(), param(module.kind, p)));
-    let required: Vec<&str> = module
-        .params
-        .iter()
-        .filter(|p| p.required)
-        .map(|p| p.name.as_str())
-        .collect();
-    let mut schema = object(properties.collect(), &required);
-    schema["description"] = json!(module.doc);
-    schema
+    object(properties.collect(), required)
 }
 
 fn param(kind: Kind, param: &Param) -> Value {
