@@ -10,15 +10,16 @@ use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 
+use super::class::Class;
+use super::class::Part;
+use super::class::Side;
 use super::counters;
 use super::counters::Counted;
 use super::counters::Counters;
-use super::loader;
-use super::loader::Class;
 use super::loader::Loader;
-use super::loader::Part;
-use super::loader::Shared;
-use super::loader::Side;
+use super::maps::create_map;
+use super::shared;
+use super::shared::Shared;
 use super::tables;
 use crate::abi::Framing;
 use crate::graph::Graph;
@@ -133,8 +134,8 @@ impl Instance {
         };
         let mut shared = Shared::create()?;
         shared.tables = tables::load(tables)?;
-        for _ in 0..loader::blocks(nodes as u32) {
-            shared.counters.push(loader::create_counters()?);
+        for _ in 0..shared::blocks(nodes as u32) {
+            shared.counters.push(shared::create_counters()?);
         }
         let mut loader = Loader::new(registry, kernel);
         let mut state: Vec<State> = Vec::new();
@@ -144,7 +145,7 @@ impl Instance {
             if let Some(known) = state.iter().find(|s| s.name == *name && s.step == step) {
                 return Ok(MapHandle::try_from(&known.map)?);
             }
-            let map = loader::create_map(
+            let map = create_map(
                 name,
                 wanted.prepared.ty,
                 [

@@ -9,189 +9,44 @@ use std::os::fd::OwnedFd;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
-use anyhow::bail;
-use libbpf_rs::MapCore as _;
-use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
-use libbpf_rs::ObjectBuilder;
-use libbpf_sys::bpf_map_create_opts;
 
+use super::class::Class;
+use super::class::LoadedClass;
+use super::class::Part;
+use super::class::Side;
 use super::code;
 use super::code::Choices;
-use super::code::Code;
-use super::code::Traits;
-use super::tables::Loaded;
+use super::maps::anonymous_table;
+use super::maps::create_map;
+use super::maps::frozen;
+use super::shared::Shared;
+use super::table_links::link_tables;
+use super::table_links::named_table;
 use super::tables::Tables;
+use super::template::Template;
 use super::verifier;
 use crate::abi;
 use crate::abi::Framing;
 use crate::abi::Is;
 use crate::graph;
 use crate::graph::Budget;
-use crate::graph::Graph;
 use crate::graph::Node;
 use crate::graph::Target;
 use crate::graph::value_tables;
 use crate::insn::Insn;
 use crate::module::Family;
-use crate::module::Hook;
 use crate::module::KernelVersion;
 use crate::module::Kind;
 use crate::module::MapInfo;
 use crate::module::Registry;
 use crate::module::Scope;
-use crate::module::TableKey;
-use crate::params::Entry;
 use crate::params::TableContents;
 use crate::sys;
 use crate::sys::Load;
-use crate::sys::Prepared;
 use crate::sys::PreparedMap;
 use crate::sys::Records;
-
-/// What all programs of a policy share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    /// The generation in force.
-    pub(crate) generation: MapHandle,
-    /// Counters of steps, in blocks of [`abi::COUNTER_BLOCK`].
-    pub(crate) counters: Vec<MapHandle>,
-    /// Counters by hook and reason.
-    pub(crate) reasons: MapHandle,
-    /// Chain context, as far as packets do not hold it.
-    pub(crate) chain_words: MapHandle,
-    /// What parts of a split policy hand on, by hook.
-    pub(crate) handover: MapHandle,
-    /// Tables of the policy.
-    pub(crate) tables: Tables,
-}
-
-impl Shared {
-    /// Creates the maps but for the counters.
-    pub(crate) fn create() -> Result<Self> {
-        let words = size_of::<abi::ChainWords>() as u32;
-        Ok(Self {
-            generation: create_map(
-                "generation",
-                MapType::Array,
-                [4, size_of::<abi::Generation>() as u32, 1],
-                libbpf_sys::BPF_F_MMAPABLE,
-            )?,
-            counters: Vec::new(),
-            reasons: create_map(
-                "reasons",
-                MapType::PercpuArray,
-                [4, 8, (Hook::ALL.len() * abi::REASONS) as u32],
-                0,
-            )?,
-            chain_words: create_map("chain_words", MapType::PercpuArray, [4, words, 1], 0)?,
-            handover: create_map(
-                "handover",
-                MapType::PercpuArray,
-                [4, size_of::<abi::Handover>() as u32, Hook::ALL.len() as u32],
-                0,
-            )?,
-            tables: Tables::new(),
-        })
-    }
-
-    /// The counters in which a step counts.
-    pub(super) fn counters_of(&self, step: u32) -> Result<&MapHandle> {
-        let block = step / abi::COUNTER_BLOCK;
-        let counters = self.counters.get(block as usize);
-        counters.with_context(|| format!("step {step} has no counters"))
-    }
-}
-
-/// Blocks of counters for so many steps.
-pub(crate) fn blocks(steps: u32) -> usize {
-    steps.div_ceil(abi::COUNTER_BLOCK) as usize
-}
-
-/// A block of counters.
-pub(crate) fn create_counters() -> Result<MapHandle> {
-    let value = size_of::<abi::Counter>() as u32 * abi::COUNTER_BLOCK;
-    create_map("counters", MapType::PercpuArray, [4, value, 1], 0)
-}
-
-/// Creates a map; sizes: key, value (bytes), entries.
-pub(crate) fn create_map(
-    name: &str,
-    ty: MapType,
-    [key, value, entries]: [u32; 3],
-    flags: u32,
-) -> Result<MapHandle> {
-    let opts = bpf_map_create_opts {
-        sz: size_of::<bpf_map_create_opts>() as _,
-        map_flags: flags,
-        ..Default::default()
-    };
-    MapHandle::create(ty, Some(name), key, value, entries, &opts)
-        .with_context(|| format!("cannot create the map {name} of {entries} entries"))
-}
-
-/// One graph with all that decides how its programs look.
-#[derive(Clone, Debug)]
-pub(crate) struct Class {
-    pub(crate) hook: Hook,
-    pub(crate) framing: Framing,
-    /// XDP for packets of several buffers.
-    pub(crate) frags: bool,
-    pub(crate) graph: Graph,
-    /// Number of each node in the counters.
-    pub(crate) ids: Vec<u32>,
-    /// Zone of each node's chain.
-    pub(crate) zones: Vec<u32>,
-    /// Packets that cannot be parsed are dropped, because a chain asks for it.
-    pub(crate) drop_undecidable: bool,
-    /// Programs count (the rule; `bench` measures without too).
-    pub(crate) count: bool,
-    /// Steps are joined into programs (the rule; tests look at single ones too).
-    pub(crate) join: bool,
-    /// Another part of the policy follows at this hook.
-    pub(crate) more: bool,
-}
-
-impl Class {
-    pub(crate) fn family(&self) -> Family {
-        self.hook.into()
-    }
-
-    /// What the entry program must know to run this class.
-    pub(crate) fn start(&self) -> Start {
-        Start {
-            // The first group begins with the first node.
-            slot: match self.graph.start {
-                Target::Node(_) => 0,
-                Target::Pass => abi::SLOT_PASS,
-                Target::Drop => abi::SLOT_DROP,
-            },
-            undecidable: if self.drop_undecidable {
-                abi::SLOT_DROP
-            } else {
-                abi::SLOT_PASS
-            },
-        }
-    }
-}
-
-/// Where a run begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Start {
-    pub(crate) slot: u32,
-    /// Slot for packets that cannot be parsed.
-    pub(crate) undecidable: u32,
-}
-
-/// A class in the kernel.
-#[derive(Debug)]
-pub(crate) struct LoadedClass {
-    /// The program array.
-    pub(crate) array: MapHandle,
-    /// For each step the slot of its program, and the program's id.
-    pub(crate) programs: Vec<(u32, u32)>,
-}
 
 /// Maps of the engine that take the places of placeholders in a step.
 struct Maps<'a> {
@@ -200,106 +55,12 @@ struct Maps<'a> {
     rodata: &'a MapHandle,
 }
 
-/// What an entry program is among those that a policy is split over at a hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Part {
-    /// There are no others, in neither generation.
-    Only,
-    /// The first: it says which generation treats the packet.
-    First,
-    Later,
-}
-
-/// One side of an entry program.
-#[derive(Debug)]
-pub(crate) struct Side<'a> {
-    pub(crate) generation: u64,
-    pub(crate) array: &'a MapHandle,
-    pub(crate) start: Start,
-}
-
 /// The map of a module that its steps keep: which, by scope and step number.
 #[derive(Debug)]
 pub(crate) struct StateMap<'a> {
     pub(crate) info: &'a MapInfo,
     pub(crate) step: u32,
     pub(crate) prepared: &'a PreparedMap,
-}
-
-/// A module's (or the entry program's) instructions, ready to be copied.
-#[derive(Debug)]
-struct Template {
-    prepared: Prepared,
-    /// Instructions that load a map: their index, index of the map, place in its value?
-    loads: Vec<(usize, usize, bool)>,
-    /// Index of the map of read-only data, and what it holds.
-    rodata: Option<(usize, Vec<u8>)>,
-    traits: Traits,
-}
-
-impl Template {
-    fn new(name: &str, object: &[u8]) -> Result<Self> {
-        let object = ObjectBuilder::default()
-            .name(name)?
-            .open_memory(object)
-            .with_context(|| format!("cannot open the object of {name}"))?;
-        let prepared = sys::prepare(object)
-            .with_context(|| format!("the kernel does not take the object of {name}"))?;
-        let mut loads = Vec::new();
-        let mut index = 0;
-        while let Some(insn) = prepared.insns.get(index) {
-            if let Some(value) = insn.loads_map() {
-                let map = prepared.maps.iter().position(|m| m.number == insn.imm());
-                let map = map.with_context(|| format!("{name} loads an unknown map"))?;
-                loads.push((index, map, value));
-            }
-            index += if insn.is_wide() { 2 } else { 1 };
-        }
-        let rodata = prepared
-            .maps
-            .iter()
-            .position(|m| m.name.ends_with(".rodata"))
-            .and_then(|i| Some((i, prepared.maps[i].initial.clone()?)));
-        Ok(Self {
-            traits: Traits::of(&prepared.insns),
-            prepared,
-            loads,
-            rodata,
-        })
-    }
-
-    /// The instructions with other maps (by index) and with the read-only data at
-    /// an offset of theirs.
-    fn instantiate(&self, numbers: &[i32], rodata_at: usize) -> Vec<Insn> {
-        let mut insns = self.prepared.insns.clone();
-        for (index, map, value) in &self.loads {
-            insns[*index] = insns[*index].with_imm(numbers[*map]);
-            if *value
-                && self
-                    .rodata
-                    .as_ref()
-                    .is_some_and(|(rodata, _)| rodata == map)
-            {
-                let second = insns[index + 1];
-                insns[index + 1] = second.with_imm(second.imm() + rodata_at as i32);
-            }
-        }
-        insns
-    }
-
-    /// Loads instructions of this module alone; `code`: where they are now.
-    fn load(&self, code: &Code, xdp: bool, frags: bool) -> Result<OwnedFd, sys::Refused> {
-        sys::prog_load(&Load {
-            name: &self.prepared.name,
-            xdp,
-            frags,
-            insns: &code.insns,
-            btf: self.prepared.btf.as_ref().map(|fd| fd.as_fd()),
-            func_info: &self.prepared.func_info.moved_functions(&code.functions),
-            line_info: &self.prepared.line_info.moved(&code.from, &code.functions),
-            explain: true,
-        })
-    }
 }
 
 /// Loads programs; keeps what is the same for all copies of a module.
@@ -715,53 +476,6 @@ impl<'r> Loader<'r> {
     }
 }
 
-fn named_table<'t>(tables: &'t Tables, name: &str) -> Result<&'t Loaded> {
-    tables
-        .get(name)
-        .with_context(|| format!("the table {name} is not there"))
-}
-
-/// What a step must know of the tables that it looks up or takes values from. `handed_on`: the
-/// tables whose values go from selectors to actors of its chain, by slot.
-fn link_tables(
-    links: &mut abi::Links,
-    node: &Node,
-    handed_on: &[String],
-    tables: &Tables,
-) -> Result<()> {
-    let slot = |name: &str| {
-        let slot = handed_on.iter().position(|table| table == name);
-        slot.filter(|slot| *slot < abi::VALUE_SLOTS)
-    };
-    if let Some(name) = node.params.looked_up() {
-        let definition = &named_table(tables, name)?.definition;
-        links.flags |= abi::STEP_TABLE;
-        if definition.key == TableKey::Addr {
-            links.flags |= abi::STEP_ADDR_TABLE;
-        }
-        if definition.timeout.is_some() {
-            links.flags |= abi::STEP_TIMED;
-            links.expires_at = definition.expires_at() as u8;
-        }
-        if let Some(slot) = slot(name) {
-            links.flags |= abi::STEP_LEAVES_VALUE;
-            links.slot = slot as u8;
-        }
-    }
-    for (index, from) in node.params.from_table.iter().enumerate() {
-        let to = links.from_table.get_mut(index);
-        let (Some(to), Some(slot)) = (to, slot(&from.table)) else {
-            bail!("{}: too many values from tables", node.key);
-        };
-        to.offset = u16::try_from(from.offset)?;
-        to.size = u8::try_from(from.size)?;
-        to.slot = slot as u8;
-        links.from_tables += 1;
-        links.defaults |= u8::from(from.default.is_some()) << index;
-    }
-    Ok(())
-}
-
 /// Copies into place, or says that a description does not fit its object.
 fn put(bytes: &mut [u8], at: usize, part: &[u8]) -> Result<()> {
     bytes
@@ -769,35 +483,4 @@ fn put(bytes: &mut [u8], at: usize, part: &[u8]) -> Result<()> {
         .context("constants do not fit into the object")?
         .copy_from_slice(part);
     Ok(())
-}
-
-/// A map of one value that nobody changes any more, so that the verifier reads it.
-fn frozen(bytes: &[u8]) -> Result<MapHandle> {
-    let size = bytes.len().max(8) as u32;
-    let map = create_map(
-        "constants",
-        MapType::Array,
-        [4, size, 1],
-        libbpf_sys::BPF_F_RDONLY_PROG,
-    )?;
-    let mut value = bytes.to_vec();
-    value.resize(size as usize, 0);
-    map.update(&0u32.to_ne_bytes(), &value, MapFlags::ANY)
-        .context("cannot write constants")?;
-    map.freeze().context("cannot freeze constants")?;
-    Ok(map)
-}
-
-/// A map that a step has for a list that is too long for its parameters.
-fn anonymous_table(map: &PreparedMap, entries: &[Entry]) -> Result<MapHandle> {
-    let sizes = [map.key_size, map.value_size, entries.len().max(1) as u32];
-    let table = create_map(&map.name, map.ty, sizes, map.flags)?;
-    for (key, value) in entries {
-        let mut value = value.clone();
-        value.resize(map.value_size as usize, 0);
-        table
-            .update(key, &value, MapFlags::ANY)
-            .context("cannot fill the table of a list")?;
-    }
-    Ok(table)
 }

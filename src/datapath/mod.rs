@@ -2,6 +2,7 @@
 //! force (`publish`, `attach`) and tells what is in force (`inspect`).
 
 mod attach;
+mod class;
 mod code;
 mod compare;
 mod counters;
@@ -10,6 +11,7 @@ mod inspect;
 mod instance;
 mod leftovers;
 mod loader;
+mod maps;
 mod mptcp_pm;
 mod netlink;
 mod numbers;
@@ -18,7 +20,9 @@ mod shared;
 mod state;
 mod stored;
 mod table_edit;
+mod table_links;
 mod tables;
+mod template;
 mod verifier;
 mod view;
 

@@ -5,14 +5,15 @@ use std::path::Path;
 use anyhow::Context as _;
 use anyhow::Result;
 use libbpf_rs::MapHandle;
+use libbpf_rs::MapType;
 
-use super::loader;
-use super::loader::Shared;
+use super::maps::create_map;
 use super::stored::GENERATION;
 use super::stored::Stored;
 use super::stored::read_generation;
 use super::tables::Tables;
 use crate::abi;
+use crate::module::Hook;
 use crate::pin;
 use crate::pin::Home;
 use crate::sys;
@@ -22,6 +23,71 @@ const COUNTERS: &str = "counters-";
 const REASONS: &str = "reasons";
 const CHAIN_WORDS: &str = "chain_words";
 const HANDOVER: &str = "handover";
+
+/// What all programs of a policy share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The generation in force.
+    pub(crate) generation: MapHandle,
+    /// Counters of steps, in blocks of [`abi::COUNTER_BLOCK`].
+    pub(crate) counters: Vec<MapHandle>,
+    /// Counters by hook and reason.
+    pub(crate) reasons: MapHandle,
+    /// Chain context, as far as packets do not hold it.
+    pub(crate) chain_words: MapHandle,
+    /// What parts of a split policy hand on, by hook.
+    pub(crate) handover: MapHandle,
+    /// Tables of the policy.
+    pub(crate) tables: Tables,
+}
+
+impl Shared {
+    /// Creates the maps but for the counters.
+    pub(crate) fn create() -> Result<Self> {
+        let words = size_of::<abi::ChainWords>() as u32;
+        Ok(Self {
+            generation: create_map(
+                "generation",
+                MapType::Array,
+                [4, size_of::<abi::Generation>() as u32, 1],
+                libbpf_sys::BPF_F_MMAPABLE,
+            )?,
+            counters: Vec::new(),
+            reasons: create_map(
+                "reasons",
+                MapType::PercpuArray,
+                [4, 8, (Hook::ALL.len() * abi::REASONS) as u32],
+                0,
+            )?,
+            chain_words: create_map("chain_words", MapType::PercpuArray, [4, words, 1], 0)?,
+            handover: create_map(
+                "handover",
+                MapType::PercpuArray,
+                [4, size_of::<abi::Handover>() as u32, Hook::ALL.len() as u32],
+                0,
+            )?,
+            tables: Tables::new(),
+        })
+    }
+
+    /// The counters in which a step counts.
+    pub(super) fn counters_of(&self, step: u32) -> Result<&MapHandle> {
+        let block = step / abi::COUNTER_BLOCK;
+        let counters = self.counters.get(block as usize);
+        counters.with_context(|| format!("step {step} has no counters"))
+    }
+}
+
+/// Blocks of counters for so many steps.
+pub(crate) fn blocks(steps: u32) -> usize {
+    steps.div_ceil(abi::COUNTER_BLOCK) as usize
+}
+
+/// A block of counters.
+pub(crate) fn create_counters() -> Result<MapHandle> {
+    let value = size_of::<abi::Counter>() as u32 * abi::COUNTER_BLOCK;
+    create_map("counters", MapType::PercpuArray, [4, value, 1], 0)
+}
 
 /// The generation in force.
 pub(super) fn generation_of(shared: &Shared) -> abi::Generation {
@@ -47,12 +113,10 @@ pub(super) fn open_or_create(home: &Home, steps: u32) -> Result<Shared> {
         sys::pin(&new, &path).with_context(|| format!("cannot pin {}", path.display()))?;
         Ok(new)
     };
-    let block = |number: usize| open(&format!("{COUNTERS}{number}"), loader::create_counters()?);
+    let block = |number: usize| open(&format!("{COUNTERS}{number}"), create_counters()?);
     Ok(Shared {
         generation: open(GENERATION, new.generation)?,
-        counters: (0..loader::blocks(steps))
-            .map(block)
-            .collect::<Result<_>>()?,
+        counters: (0..blocks(steps)).map(block).collect::<Result<_>>()?,
         reasons: open(REASONS, new.reasons)?,
         chain_words: open(CHAIN_WORDS, new.chain_words)?,
         handover: open(HANDOVER, new.handover)?,

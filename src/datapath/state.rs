@@ -8,8 +8,8 @@ use anyhow::bail;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapHandle;
 
-use super::loader;
 use super::loader::StateMap;
+use super::maps::create_map;
 use crate::module::Scope;
 use crate::pin;
 use crate::pin::Home;
@@ -57,7 +57,7 @@ pub(super) fn state_map(home: &Home, wanted: &StateMap<'_>) -> Result<MapHandle>
         pin::remove(&path)?;
     }
     let sizes = [shape.key_size, shape.value_size, shape.max_entries];
-    let map = loader::create_map(&wanted.info.name, shape.ty, sizes, shape.flags)?;
+    let map = create_map(&wanted.info.name, shape.ty, sizes, shape.flags)?;
     sys::pin(&map, &path).with_context(|| format!("cannot pin {}", path.display()))?;
     Ok(map)
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::counters::Counters;
-use super::loader::create_map;
+use super::maps::create_map;
 use crate::abi;
 use crate::module::Hook;
 use crate::pin;

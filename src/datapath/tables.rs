@@ -20,7 +20,7 @@ use serde::Serialize;
 use sha2::Digest as _;
 use sha2::Sha256;
 
-use super::loader::create_map;
+use super::maps::create_map;
 use super::stored::generation_folder;
 use super::stored::open_json;
 use super::stored::pin_json;
