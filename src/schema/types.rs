@@ -37,17 +37,18 @@ pub(super) fn params(module: &Module) -> Value {
     let lookup = module.params.iter().find(|p| p.lookup);
     let mut schema = match lookup {
         Some(table) => {
-            let by_table = members(module, |p| !p.required, &[&table.name]);
-            json!({ "anyOf": [without(module, table), by_table] })
+            let by_table = |p: &Param| !p.required || p.name == table.name;
+            let mut ways = vec![members(module, by_table, &[&table.name])];
+            if !table.required {
+                let other = |p: &Param| p.name != table.name;
+                ways.push(members(module, other, &required(module)));
+            }
+            json!({ "anyOf": ways })
         }
         None => members(module, |_| true, &required(module)),
     };
     schema["description"] = json!(module.doc);
     schema
-}
-
-fn without(module: &Module, table: &Param) -> Value {
-    members(module, |p| p.name != table.name, &required(module))
 }
 
 fn required(module: &Module) -> Vec<&str> {
