@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
+use fail::fail_point;
 use nix::fcntl::Flock;
 use nix::fcntl::FlockArg;
 use nix::mount::MsFlags;
@@ -130,16 +131,12 @@ impl Home {
     /// The kernel's.
     pub(crate) fn lock(self) -> Result<Locked> {
         loop {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.path)
-                .with_context(|| {
-                    format!(
-                        "cannot create {}: the BPF file system is full or read-only",
-                        self.path.display()
-                    )
-                })?;
+            make_folder(&self.path).with_context(|| {
+                format!(
+                    "cannot create {}: the BPF file system is full or read-only",
+                    self.path.display()
+                )
+            })?;
             let Some(lock) = self.flock(FlockArg::LockExclusive)? else {
                 continue;
             };
@@ -218,11 +215,12 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<String>> {
 
 /// Creates a folder if it is not there.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("cannot create {}", path.display()))
+    make_folder(path).with_context(|| format!("cannot create {}", path.display()))
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    fail_point!("mkdir", |_| Err(io::ErrorKind::StorageFull.into()));
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Removes a pin or a folder of pins; it is no error if it is not there.
@@ -243,6 +241,12 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Removes a folder in which nothing is.
+pub(crate) fn remove_if_empty(folder: &Path) {
+    // ENOTEMPTY, ENOENT: as it shall be.
+    let _ = fs::remove_dir(folder);
 }
 
 /// Whether a BPF file system is mounted there.

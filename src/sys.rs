@@ -20,6 +20,7 @@ use std::slice;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use fail::fail_point;
 use libbpf_rs::AsRawLibbpf as _;
 use libbpf_rs::MapType;
 use libbpf_rs::OpenObject;
@@ -417,6 +418,7 @@ fn try_load(load: &Load<'_>, log: Option<&mut [u8]>) -> io::Result<OwnedFd> {
 
 /// Pins a map, program or link (`BPF_OBJ_PIN`).
 pub(crate) fn pin(fd: impl AsFd, path: &Path) -> io::Result<()> {
+    fail_point!("pin", |_| Err(io::Error::from_raw_os_error(libc::ENOSPC)));
     let path = c_path(path)?;
     // SAFETY: the path is a C string that outlives the call.
     check(unsafe { libbpf_sys::bpf_obj_pin(fd.as_fd().as_raw_fd(), path.as_ptr()) }).map(drop)
@@ -424,6 +426,7 @@ pub(crate) fn pin(fd: impl AsFd, path: &Path) -> io::Result<()> {
 
 /// Opens what is pinned at a path (`BPF_OBJ_GET`).
 pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    fail_point!("open", |_| Err(io::Error::from_raw_os_error(libc::EMFILE)));
     let path = c_path(path)?;
     // SAFETY: as above.
     owned(unsafe { libbpf_sys::bpf_obj_get(path.as_ptr()) })

@@ -179,12 +179,7 @@ impl At {
                     return Ok(());
                 }
                 match filter_of_any(*ifindex, *hook, *priority).detach() {
-                    // The filter or its qdisc is gone: ENOENT, EINVAL.
-                    Err(e)
-                        if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) =>
-                    {
-                        Err(e).context("cannot remove a filter")
-                    }
+                    Err(e) if !is_absent(&e) => Err(e).context("cannot remove a filter"),
                     _ => Ok(()),
                 }
             }
@@ -244,25 +239,45 @@ fn is_our_priority(priority: u32) -> bool {
 }
 
 /// Id of the program of ours that really runs at an attachment; `None` if none does.
-pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Option<u32> {
-    match place(home, stored).ok()? {
+///
+/// # Errors
+///
+/// It cannot be known: no descriptor left, no memory.
+pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Result<Option<u32>> {
+    match place(home, stored)? {
         At::Link(pin) => {
-            let link = sys::open_pin(&pin).ok()?;
-            let info = LinkInfo::from_fd(link.as_fd()).ok()?;
+            let link = match sys::open_pin(&pin) {
+                Ok(link) => link,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(e).with_context(|| format!("cannot open {}", pin.display())),
+            };
+            let info = LinkInfo::from_fd(link.as_fd())?;
             let ifindex = match info.info {
                 LinkTypeInfo::Xdp(xdp) => xdp.ifindex,
                 LinkTypeInfo::Tcx(tcx) => tcx.ifindex,
-                _ => return None,
+                _ => return Ok(None),
             };
             // Of an interface that is gone the link stays, without it.
-            (ifindex == stored.ifindex).then_some(info.prog_id)
+            Ok((ifindex == stored.ifindex).then_some(info.prog_id))
         }
         At::Filter {
             ifindex,
             hook,
             priority,
-        } => filter_of_any(ifindex, hook, priority).query().ok(),
+        } => {
+            let found = filter_of_any(ifindex, hook, priority).query();
+            match found {
+                Ok(id) => Ok(Some(id)),
+                Err(e) if is_absent(&e) || interfaces()?.by_index(ifindex).is_none() => Ok(None),
+                Err(e) => Err(e).context("cannot look at a filter"),
+            }
+        }
     }
+}
+
+/// There is no such filter, or no qdisc that could have one: ENOENT, EINVAL.
+fn is_absent(error: &libbpf_rs::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput)
 }
 
 /// Whether this kernel has TCX (Linux 6.6).
@@ -325,7 +340,7 @@ pub(super) fn attach(
     let before = present;
     let present = before.stored;
     let at = place(home, present)?;
-    let Some(id) = running(home, present) else {
+    let Some(id) = running(home, present)? else {
         // Gone with its interface, or removed by somebody else.
         at.detach()?;
         return anew();
@@ -564,6 +579,7 @@ pub(super) fn sweep_qdiscs(home: &Home, used: impl Fn(u32) -> bool) -> Result<()
         }
         pin::remove(&qdisc_note(home, ifindex))?;
     }
+    pin::remove_if_empty(&home.join(QDISCS));
     Ok(())
 }
 

@@ -39,6 +39,7 @@ use super::stored::StoredClass;
 use super::stored::StoredStep;
 use super::stored::array_pin;
 use super::stored::entry_pin;
+use super::stored::open_map;
 use super::tables;
 use crate::pin::Home;
 use crate::plan::Attachment;
@@ -230,7 +231,7 @@ impl<'a> Change<'a> {
             // A first part that has been removed comes back before the others.
             (0, Some(p), Some(stored)) => (1..p.parts)
                 .filter_map(|part| stored.attachment(&p.id_of_part(part)))
-                .find_map(|later| attach::running(self.home, later))
+                .find_map(|later| attach::running(self.home, later).ok().flatten())
                 .map(Neighbour::Before),
             _ => None,
         };
@@ -314,8 +315,8 @@ fn attach_all(home: &Home, queue: mpsc::Receiver<Job<'_>>) -> (Vec<Attached>, Re
 
 fn old_arrays(home: &Home, stored: &Stored) -> Result<Vec<MapHandle>> {
     let open = |class| {
-        MapHandle::from_pinned_path(array_pin(home, stored.generation, class))
-            .context("cannot open the steps in force")
+        open_map(&array_pin(home, stored.generation, class))?
+            .context("the steps in force are not pinned any more")
     };
     (0..stored.classes.len()).map(open).collect()
 }
@@ -327,7 +328,7 @@ fn present_class(home: &Home, stored: &Stored, digest: &str) -> Result<Option<Lo
     };
     let class = &stored.classes[index];
     let pin = array_pin(home, stored.generation, index);
-    let Ok(array) = MapHandle::from_pinned_path(pin) else {
+    let Some(array) = open_map(&pin)? else {
         return Ok(None);
     };
     if !inspect::slots_match(&array, class) {

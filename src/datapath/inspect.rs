@@ -364,12 +364,13 @@ pub(super) fn drift(home: &Home, stored: &Stored) -> Vec<String> {
             place.push_str(&format!(", part {} of {}", a.part + 1, a.parts));
         }
         match attach::running(home, a) {
-            Some(program) if program == a.program => {}
-            Some(program) => drift.push(format!(
+            Ok(Some(program)) if program == a.program => {}
+            Ok(Some(program)) => drift.push(format!(
                 "{place}: program {program} runs in the place of {}",
                 a.program
             )),
-            None => drift.push(format!("{place}: nothing of emptcp is attached")),
+            Ok(None) => drift.push(format!("{place}: nothing of emptcp is attached")),
+            Err(error) => drift.push(format!("{place}: {error:#}")),
         }
     }
     drift.extend(tables::drift(home, stored.generation));

@@ -20,11 +20,11 @@ use anyhow::Context as _;
 use anyhow::Result;
 use fail::fail_point;
 use libbpf_rs::MapCore as _;
-use libbpf_rs::MapHandle;
 use sha2::Digest as _;
 use sha2::Sha256;
 
 use super::attach;
+use super::attach::Undo;
 use super::attach::Wanted;
 use super::class::Class;
 use super::counters::Counted;
@@ -50,6 +50,7 @@ use super::stored::Stored;
 use super::stored::Via;
 use super::stored::generation;
 use super::stored::in_force;
+use super::stored::open_map;
 use super::stored::stored_at;
 use super::tables;
 use super::tables::TableChange;
@@ -113,6 +114,14 @@ pub struct Apply<'a> {
     pub tables: &'a [Planned],
 }
 
+/// A policy that is in force, while that before is still there.
+struct Staged {
+    now: Stored,
+    classes: Digested,
+    /// What tables have lost.
+    lost: Vec<String>,
+}
+
 /// Classes with their digests: see [`Apply::digest`].
 pub(super) type Digested = Vec<(Class, String)>;
 
@@ -126,7 +135,9 @@ impl Apply<'_> {
     pub fn run(&self) -> Result<Outcome> {
         let locked = Home::current(true)?.lock()?;
         let result = self.publish(&locked.home);
-        if result.is_err() && generation(&locked.home).is_none_or(|g| g.current == 0) {
+        if result.is_err()
+            && matches!(generation(&locked.home), Ok(g) if g.is_none_or(|g| g.current == 0))
+        {
             // Nothing was in force: leave nothing.
             clear(&locked.home)?;
         }
@@ -188,10 +199,36 @@ impl Apply<'_> {
             return Ok(Outcome::Overtaken);
         }
         sweep(home, stored.as_ref())?;
-        let ids = self.numbers(stored.as_ref());
+        let kept = pin::list(&home.join(STATE))?;
+        let mut undo = Vec::new();
+        let staged = match self.stage(home, stored.as_ref(), &mut undo) {
+            Ok(Some(staged)) => staged,
+            Ok(None) => return Ok(Outcome::Unchanged),
+            Err(error) => {
+                take_back(home, stored.as_ref(), undo, &kept);
+                return Err(error);
+            }
+        };
+        fail_point!("after-flip");
+        self.clear_before(home, stored.as_ref(), &staged)
+            .context("the new policy is in force, the next apply clears what is left of the old")?;
+        Ok(Outcome::Applied {
+            generation: staged.now.generation,
+        })
+    }
+
+    /// Makes all that the policy needs, and puts it in force; `None`: it is already. `undo`: what
+    /// takes back an apply that fails here.
+    fn stage(
+        &self,
+        home: &Home,
+        stored: Option<&Stored>,
+        undo: &mut Vec<Undo>,
+    ) -> Result<Option<Staged>> {
+        let ids = self.numbers(stored);
         let steps = needed(&ids);
         let mut shared = shared::open_or_create(home, steps)?;
-        let known = match &stored {
+        let known = match stored {
             Some(stored) => Some((stored.generation, tables::stored(home, stored.generation)?)),
             None => None,
         };
@@ -199,7 +236,7 @@ impl Apply<'_> {
         let (tables, lost) = tables::prepare(before, self.tables)?;
         shared.tables = tables;
         let classes = self.classes(&ids, &shared)?;
-        if let Some(stored) = &stored
+        if let Some(stored) = stored
             && self.is_in_force(home, stored, &classes, &shared)
         {
             self.sweep_state(home, &classes)?;
@@ -212,59 +249,45 @@ impl Apply<'_> {
                 };
                 now.pin_again(home)?;
             }
-            return Ok(Outcome::Unchanged);
+            return Ok(None);
         }
-        let bases = bases(&Counted::read(&shared.counters)?, stored.as_ref(), &ids);
+        let bases = bases(&Counted::read(&shared.counters)?, stored, &ids);
 
         let number = next_number(&shared)?;
         let folder = home.join(stored::generation_folder(number));
         pin::create_folder(&folder)?;
-        let kept = pin::list(&home.join(STATE))?;
-        let mut undo = Vec::new();
         let change = Change {
             apply: self,
             home,
-            stored: stored.as_ref(),
+            stored,
             shared: &shared,
             classes: &classes,
             number,
         };
-        let published = change.run(&mut undo);
-        let mut now = match published {
-            Ok(now) => now,
-            Err(error) => {
-                for step in undo.into_iter().rev() {
-                    if let Err(e) = step.run() {
-                        eprintln!("emptcp: while taking the change back: {e:#}");
-                    }
-                }
-                pin::remove(&folder)?;
-                sweep_qdiscs(home, stored.as_ref())?;
-                let new = pin::list(&home.join(STATE))?;
-                for name in new.iter().filter(|n| !kept.contains(n)) {
-                    pin::remove(&home.join(STATE).join(name))?;
-                }
-                return Err(error);
-            }
+        let now = Stored {
+            ids,
+            bases,
+            counters: shared.counters.len(),
+            ..change.run(undo)?
         };
-        now.ids = ids;
-        now.bases = bases;
-        now.counters = shared.counters.len();
         now.pin(&folder.join(stored::POLICY))?;
         fail_point!("before-flip");
         sys::store_u64(&shared.generation, 0, number).context("cannot change the generation")?;
-        fail_point!("after-flip");
+        Ok(Some(Staged { now, classes, lost }))
+    }
+
+    /// Clears what the policy before had, and the one in force has not.
+    fn clear_before(&self, home: &Home, stored: Option<&Stored>, staged: &Staged) -> Result<()> {
         sys::grace_period().context("cannot wait for the programs that run")?;
         fail_point!("before-cleanup");
-        for what in lost {
+        for what in &staged.lost {
             eprintln!("emptcp: {what}");
         }
-        if let Some(stored) = &stored {
-            detach_unused(home, stored, &now)?;
+        if let Some(stored) = stored {
+            detach_unused(home, stored, &staged.now)?;
         }
-        sweep(home, Some(&now))?;
-        self.sweep_state(home, &classes)?;
-        Ok(Outcome::Applied { generation: number })
+        sweep(home, Some(&staged.now))?;
+        self.sweep_state(home, &staged.classes)
     }
 
     /// The file that was applied last, and its policy where that is not the one in force.
@@ -460,8 +483,30 @@ impl Apply<'_> {
                 pin::remove(&folder.join(name))?;
             }
         }
+        pin::remove_if_empty(&folder);
         Ok(())
     }
+}
+
+/// Takes back what an apply did that failed before its policy was in force, as far as can be.
+/// `kept`: the state that was there before.
+fn take_back(home: &Home, stored: Option<&Stored>, undo: Vec<Undo>, kept: &[String]) {
+    let tell = |result: Result<()>| {
+        if let Err(e) = result {
+            eprintln!("emptcp: while taking the change back: {e:#}");
+        }
+    };
+    for step in undo.into_iter().rev() {
+        tell(step.run());
+    }
+    tell(sweep(home, stored));
+    let folder = home.join(STATE);
+    for name in pin::list(&folder).unwrap_or_default() {
+        if !kept.contains(&name) {
+            tell(pin::remove(&folder.join(name)));
+        }
+    }
+    pin::remove_if_empty(&folder);
 }
 
 /// Removes the policy of this network namespace with everything that belongs to it.
@@ -478,7 +523,7 @@ pub fn delete() -> Result<bool> {
     let locked = home.lock()?;
     let home = &locked.home;
     let stored = in_force(home)?;
-    if let Ok(map) = MapHandle::from_pinned_path(home.join(GENERATION)) {
+    if let Some(map) = open_map(&home.join(GENERATION))? {
         // No entry program knows generation 0: all packets pass, everywhere at once.
         sys::store_u64(&map, 0, 0).context("cannot change the generation")?;
     }
@@ -521,6 +566,7 @@ fn sweep(home: &Home, stored: Option<&Stored>) -> Result<()> {
             attach::At::Link(links.join(name)).detach()?;
         }
     }
+    pin::remove_if_empty(&links);
     for interface in interfaces()?.0 {
         let all = stored.into_iter().flat_map(|s| &s.attachments);
         let known: Vec<_> = all.filter(|a| a.ifindex == interface.index).collect();

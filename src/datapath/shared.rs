@@ -1,7 +1,5 @@
 //! The maps that all steps of a policy share, by their pins.
 
-use std::path::Path;
-
 use anyhow::Context as _;
 use anyhow::Result;
 use libbpf_rs::MapHandle;
@@ -10,6 +8,7 @@ use libbpf_rs::MapType;
 use super::maps::create_map;
 use super::stored::GENERATION;
 use super::stored::Stored;
+use super::stored::open_map;
 use super::stored::read_generation;
 use super::tables::Tables;
 use crate::abi;
@@ -107,8 +106,8 @@ pub(super) fn open_or_create(home: &Home, steps: u32) -> Result<Shared> {
     let new = Shared::create()?;
     let open = |name: &str, new: MapHandle| -> Result<MapHandle> {
         let path = home.join(name);
-        if path.exists() {
-            return existing(&path);
+        if let Some(map) = open_map(&path)? {
+            return Ok(map);
         }
         sys::pin(&new, &path).with_context(|| format!("cannot pin {}", path.display()))?;
         Ok(new)
@@ -126,10 +125,7 @@ pub(super) fn open_or_create(home: &Home, steps: u32) -> Result<Shared> {
 
 /// The maps that all steps of a policy share, if they are all there.
 pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>> {
-    let open = |name: &str| {
-        let path = home.join(name);
-        path.exists().then(|| existing(&path)).transpose()
-    };
+    let open = |name: &str| open_map(&home.join(name));
     let counters: Option<Vec<MapHandle>> = (0..stored.counters)
         .map(|number| open(&format!("{COUNTERS}{number}")).transpose())
         .collect::<Option<Result<_>>>()
@@ -163,8 +159,4 @@ pub(super) fn unused_counters(home: &Home, blocks: usize) -> Result<Vec<String>>
         number.is_some_and(|number: usize| number >= blocks)
     });
     Ok(names)
-}
-
-fn existing(path: &Path) -> Result<MapHandle> {
-    MapHandle::from_pinned_path(path).with_context(|| format!("cannot open {}", path.display()))
 }

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use fail::fail_point;
+use libbpf_rs::ErrorKind;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
@@ -191,11 +193,9 @@ pub(super) fn pin_json(name: &str, value: &impl Serialize, path: &Path) -> Resul
 
 /// Reads what [`pin_json`] wrote; `None` where nothing is pinned.
 pub(super) fn open_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    if !path.exists() {
+    let Some(map) = open_map(path)? else {
         return Ok(None);
-    }
-    let map = MapHandle::from_pinned_path(path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
+    };
     let bytes = map
         .lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?
         .unwrap_or_default();
@@ -234,7 +234,7 @@ pub(super) fn in_force(home: &Home) -> Result<Option<Stored>> {
 
 /// What was published in a folder, whatever namespace that is.
 pub(super) fn stored_at(home: &Home) -> Result<Option<Stored>> {
-    let Some(generation) = generation(home).filter(|g| g.current != 0) else {
+    let Some(generation) = generation(home)?.filter(|g| g.current != 0) else {
         return Ok(None);
     };
     let folder = home.join(generation_folder(generation.current));
@@ -248,9 +248,28 @@ pub(super) const POLICY: &str = "policy";
 pub(super) const GENERATION: &str = "generation";
 
 /// The generation word of a policy; `None` where there is none.
-pub(super) fn generation(home: &Home) -> Option<abi::Generation> {
-    let map = MapHandle::from_pinned_path(home.join(GENERATION)).ok()?;
-    read_generation(&map)
+///
+/// # Errors
+///
+/// It cannot be read, which does not mean that no policy is in force.
+pub(super) fn generation(home: &Home) -> Result<Option<abi::Generation>> {
+    let map = open_map(&home.join(GENERATION))?;
+    Ok(map.as_ref().and_then(read_generation))
+}
+
+/// The map that is pinned at a path; `None` where nothing is.
+///
+/// # Errors
+///
+/// Something is, but cannot be opened: no descriptor left, no memory, a file system that is
+/// mounted read-only.
+pub(super) fn open_map(path: &Path) -> Result<Option<MapHandle>> {
+    fail_point!("open", |_| anyhow::bail!("cannot open {}", path.display()));
+    match MapHandle::from_pinned_path(path) {
+        Ok(map) => Ok(Some(map)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot open {}", path.display())),
+    }
 }
 
 pub(super) fn read_generation(map: &MapHandle) -> Option<abi::Generation> {

@@ -69,7 +69,7 @@ fn tables_in_force(home: &Home, lock: Lock) -> Result<(Flock<File>, u64, StoredT
         Lock::Exclusive => home.lock_present()?,
     };
     let held = held.ok_or_else(nothing)?;
-    let current = generation(home).map_or(0, |generation| generation.current);
+    let current = generation(home)?.map_or(0, |generation| generation.current);
     if current == 0 {
         return Err(nothing());
     }

@@ -23,6 +23,7 @@ use sha2::Sha256;
 use super::maps::create_map;
 use super::stored::generation_folder;
 use super::stored::open_json;
+use super::stored::open_map;
 use super::stored::pin_json;
 use crate::module::TableKey;
 use crate::params::Entry;
@@ -128,8 +129,8 @@ pub(super) fn table_pin(home: &Home, generation: u64, name: &str) -> PathBuf {
 
 /// The map of a table.
 pub(super) fn open(home: &Home, generation: u64, name: &str) -> Result<MapHandle> {
-    let path = table_pin(home, generation, name);
-    MapHandle::from_pinned_path(&path).with_context(|| format!("cannot open {}", path.display()))
+    open_map(&table_pin(home, generation, name))?
+        .with_context(|| format!("the map of table {name} is gone"))
 }
 
 /// An empty map for a table.
@@ -255,7 +256,7 @@ fn present(before: Option<Before<'_>>, name: &str) -> Result<Option<Present>> {
     };
     let definition = table.definition()?;
     // One that somebody has removed begins anew.
-    let map = open(home, generation, name).ok();
+    let map = open_map(&table_pin(home, generation, name))?;
     Ok(map.map(|map| Present { definition, map }))
 }
 

@@ -7,6 +7,7 @@ mod chains;
 mod doctor;
 mod exchange;
 mod foreign;
+mod full;
 mod killed;
 mod least;
 mod life;
