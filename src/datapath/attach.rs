@@ -29,6 +29,7 @@ use super::stored::StoredAttachment;
 use super::stored::Via;
 use super::stored::attachment_id;
 use crate::interface::Interface;
+use crate::interface::Interfaces;
 use crate::module::Hook;
 use crate::pin;
 use crate::pin::Home;
@@ -238,12 +239,20 @@ fn is_our_priority(priority: u32) -> bool {
         .any(|first| (first..first + MOST_PARTS as u32).contains(&priority))
 }
 
-/// Id of the program of ours that really runs at an attachment; `None` if none does.
+/// Id of the program of ours that really runs at an attachment; `None` if none does. `here`: the
+/// interfaces of this network namespace.
 ///
 /// # Errors
 ///
 /// It cannot be known: no descriptor left, no memory.
-pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Result<Option<u32>> {
+pub(super) fn running(
+    home: &Home,
+    stored: &StoredAttachment,
+    here: &Interfaces,
+) -> Result<Option<u32>> {
+    let Some(interface) = here.by_index(stored.ifindex) else {
+        return Ok(None);
+    };
     match place(home, stored)? {
         At::Link(pin) => {
             let link = match sys::open_pin(&pin) {
@@ -252,13 +261,21 @@ pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Result<Option<u
                 Err(e) => return Err(e).with_context(|| format!("cannot open {}", pin.display())),
             };
             let info = LinkInfo::from_fd(link.as_fd())?;
-            let ifindex = match info.info {
-                LinkTypeInfo::Xdp(xdp) => xdp.ifindex,
-                LinkTypeInfo::Tcx(tcx) => tcx.ifindex,
-                _ => return Ok(None),
+            // Of an interface that is gone the link stays, without it; with one that is in another
+            // network namespace now it has gone there, where the index may be the same.
+            let id = info.prog_id;
+            let runs = match info.info {
+                LinkTypeInfo::Xdp(xdp) => {
+                    xdp.ifindex == stored.ifindex && interface.xdp_program == Some(id)
+                }
+                LinkTypeInfo::Tcx(tcx) => {
+                    let egress = stored.hook == Hook::TcEgress.name();
+                    tcx.ifindex == stored.ifindex
+                        && sys::tcx_programs(stored.ifindex, egress)?.contains(&id)
+                }
+                _ => false,
             };
-            // Of an interface that is gone the link stays, without it.
-            Ok((ifindex == stored.ifindex).then_some(info.prog_id))
+            Ok(runs.then_some(id))
         }
         At::Filter {
             ifindex,
@@ -268,7 +285,7 @@ pub(super) fn running(home: &Home, stored: &StoredAttachment) -> Result<Option<u
             let found = filter_of_any(ifindex, hook, priority).query();
             match found {
                 Ok(id) => Ok(Some(id)),
-                Err(e) if is_absent(&e) || interfaces()?.by_index(ifindex).is_none() => Ok(None),
+                Err(e) if is_absent(&e) => Ok(None),
                 Err(e) => Err(e).context("cannot look at a filter"),
             }
         }
@@ -315,7 +332,7 @@ impl Present<'_> {
     }
 }
 
-/// Attaches a program, or exchanges the one that is there.
+/// Attaches a program, or exchanges the one that is there. `here`: as for [`running`].
 ///
 /// # Errors
 ///
@@ -324,6 +341,7 @@ pub(super) fn attach(
     home: &Home,
     wanted: &Wanted<'_>,
     present: Option<&Present<'_>>,
+    here: &Interfaces,
     program: impl AsFd,
 ) -> Result<Attached> {
     let index = wanted.interface.index;
@@ -340,7 +358,7 @@ pub(super) fn attach(
     let before = present;
     let present = before.stored;
     let at = place(home, present)?;
-    let Some(id) = running(home, present)? else {
+    let Some(id) = running(home, present, here)? else {
         // Gone with its interface, or removed by somebody else.
         at.detach()?;
         return anew();

@@ -41,6 +41,7 @@ use super::stored::array_pin;
 use super::stored::entry_pin;
 use super::stored::open_map;
 use super::tables;
+use crate::interface::Interfaces;
 use crate::pin::Home;
 use crate::plan::Attachment;
 use crate::sys;
@@ -53,6 +54,8 @@ pub(super) struct Change<'a> {
     pub(super) stored: Option<&'a Stored>,
     pub(super) shared: &'a Shared,
     pub(super) classes: &'a Digested,
+    /// The interfaces of the network namespace, as they are now.
+    pub(super) here: &'a Interfaces,
     /// Of the new generation.
     pub(super) number: u64,
 }
@@ -72,9 +75,9 @@ impl<'a> Change<'a> {
     pub(super) fn run(&self, undo: &mut Vec<Undo>) -> Result<Stored> {
         let (jobs, queue) = mpsc::channel::<Job<'_>>();
         let mut loaded: Vec<Option<LoadedClass>> = self.classes.iter().map(|_| None).collect();
-        let home = self.home;
+        let (home, here) = (self.home, self.here);
         let (prepared, attached, failed) = thread::scope(|scope| {
-            let attacher = scope.spawn(move || attach_all(home, queue));
+            let attacher = scope.spawn(move || attach_all(home, here, queue));
             let prepared = self.prepare(&mut loaded, jobs);
             match attacher.join() {
                 Ok((attached, failed)) => (prepared, attached, failed),
@@ -231,7 +234,7 @@ impl<'a> Change<'a> {
             // A first part that has been removed comes back before the others.
             (0, Some(p), Some(stored)) => (1..p.parts)
                 .filter_map(|part| stored.attachment(&p.id_of_part(part)))
-                .find_map(|later| attach::running(self.home, later).ok().flatten())
+                .find_map(|later| attach::running(self.home, later, self.here).ok().flatten())
                 .map(Neighbour::Before),
             _ => None,
         };
@@ -301,10 +304,14 @@ impl<'a> Change<'a> {
 }
 
 /// Attaches what comes, up to the first that fails.
-fn attach_all(home: &Home, queue: mpsc::Receiver<Job<'_>>) -> (Vec<Attached>, Result<()>) {
+fn attach_all(
+    home: &Home,
+    here: &Interfaces,
+    queue: mpsc::Receiver<Job<'_>>,
+) -> (Vec<Attached>, Result<()>) {
     let mut all = Vec::new();
     for job in queue {
-        match attach::attach(home, &job.place, job.present.as_ref(), &*job.entry) {
+        match attach::attach(home, &job.place, job.present.as_ref(), here, &*job.entry) {
             Ok(attached) => all.push(attached),
             Err(error) => return (all, Err(error)),
         }

@@ -17,6 +17,7 @@ use super::attach;
 use super::counters;
 use super::counters::Counted;
 use super::counters::Counters;
+use super::netlink::interfaces;
 use super::shared::open_shared;
 use super::stored;
 use super::stored::Stored;
@@ -358,17 +359,27 @@ fn chains(stored: &Stored, counted: &Counted) -> Vec<ChainStatus> {
 /// What the kernel has otherwise than it was published.
 pub(super) fn drift(home: &Home, stored: &Stored) -> Vec<String> {
     let mut drift = Vec::new();
+    let here = match interfaces() {
+        Ok(here) => here,
+        Err(error) => return vec![format!("{error:#}")],
+    };
     for a in &stored.attachments {
         let mut place = format!("{} of {}", a.hook, a.interface);
         if a.parts > 1 {
             place.push_str(&format!(", part {} of {}", a.part + 1, a.parts));
         }
-        match attach::running(home, a) {
-            Ok(Some(program)) if program == a.program => {}
+        let name = here.by_index(a.ifindex).map(|i| &i.name);
+        match attach::running(home, a, &here) {
+            Ok(Some(program)) if program == a.program => {
+                if let Some(name) = name.filter(|name| **name != a.interface) {
+                    drift.push(format!("{place}: the interface is named {name} now"));
+                }
+            }
             Ok(Some(program)) => drift.push(format!(
                 "{place}: program {program} runs in the place of {}",
                 a.program
             )),
+            Ok(None) if name.is_none() => drift.push(format!("{place}: the interface has gone")),
             Ok(None) => drift.push(format!("{place}: nothing of emptcp is attached")),
             Err(error) => drift.push(format!("{place}: {error:#}")),
         }

@@ -262,6 +262,7 @@ impl Apply<'_> {
             stored,
             shared: &shared,
             classes: &classes,
+            here: &interfaces()?,
             number,
         };
         let now = Stored {

@@ -8,6 +8,7 @@ mod doctor;
 mod exchange;
 mod foreign;
 mod full;
+mod interfaces;
 mod killed;
 mod least;
 mod life;
