@@ -12,22 +12,61 @@
 /** Bytes of options at the most. */
 #define TCPOPT_SPACE 40
 
+/** An option that a walk has come to. */
+struct tcpopt {
+	/** Its kind byte. len bytes from here lie in the TCP header, of which the verifier knows
+	   two: see tcpopt_has(). */
+	__u8 *at;
+	/** Its length with kind and length, 2 to 40 bytes. */
+	__u32 len;
+	/** Its offset from the start of the TCP header, 20 to 58. */
+	__u32 off;
+	/** Behind the last byte that can be read. */
+	const void *end;
+};
+
+/** What the visitor of a walk returns. */
+enum tcpopt_visit {
+	/** On to the next option. */
+	TCPOPT_GO_ON,
+	/** The walk ends here. */
+	TCPOPT_STOP,
+	/** The same option once more; in mptcp_each() only. */
+	TCPOPT_AGAIN,
+};
+
 /**
- * Offset from the start of the TCP header of the first option of this kind
- * that is at least min_len (2 or more) bytes long and ends inside the header;
- * 0 where there is none. An option of length 0 or 1, or one that runs past the
- * header, ends the walk, as it does in tcp_parse_options() of the kernel.
+ * Whether the option has these many bytes (a constant). Lengths are compared
+ * for the option, addresses for the verifier.
+ */
+static __always_inline int tcpopt_has(const struct tcpopt *opt, const __u32 bytes)
+{
+	return opt->len >= bytes && (const void *)(opt->at + bytes) <= opt->end;
+}
+
+/**
+ * Calls visit for each option of this kind that is at least min_len (2 or more)
+ * bytes long and ends inside the header, in their order. Returns the offset
+ * from the start of the TCP header of the option at which it returned
+ * TCPOPT_STOP, 0 where it never did. An option of length 0 or 1, or one that
+ * runs past the header, ends the walk, as it does in tcp_parse_options() of the
+ * kernel. visit may write into the option.
+ *
+ * visit is verified in each of 40 rounds: keep it short, without branches if
+ * that can be. For options of Multipath TCP see mptcp_walk().
  *
  * The offset starts as a number that the verifier does not know, so that the
  * paths of one round join in the next: some 2,000 instructions instead of
  * 250,000.
  */
-static __always_inline __u32 tcpopt_find(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-					 __u8 kind, __u32 min_len)
+static __always_inline __u32 tcpopt_walk(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					 __u8 kind, __u32 min_len,
+					 int (*visit)(const struct tcpopt *opt, void *arg),
+					 void *arg)
 {
 	const __u32 *ts = (const void *)(pkt->tcp + 1);
 	__u32 tcp_off, tcp_len, off = sizeof(struct tcphdr);
-	const void *tcp, *end;
+	void *tcp, *end;
 
 	/*
 	 * What most packets of most systems begin with: NOP NOP timestamps. In
@@ -50,7 +89,7 @@ static __always_inline __u32 tcpopt_find(struct emptcp_ctx *ctx, const struct em
 	end = ctx_data_end(ctx);
 
 	for (int i = 0; i < TCPOPT_SPACE; i++) {
-		const __u8 *opt;
+		__u8 *opt;
 		__u32 len = 1;
 		__s32 left;
 
@@ -66,14 +105,55 @@ static __always_inline __u32 tcpopt_find(struct emptcp_ctx *ctx, const struct em
 			len = opt[1];
 			if (len < 2 || (__s32)len > left)
 				return 0;
-			if (opt[0] == kind && len >= min_len)
-				return off;
+			if (opt[0] == kind && len >= min_len) {
+				const struct tcpopt here = {
+					.at = opt,
+					.len = len,
+					.off = off,
+					.end = end,
+				};
+
+				if (visit(&here, arg) == TCPOPT_STOP)
+					return off;
+			}
 		}
 		/* One place for both ways, so that they join. */
 		off = (off + len) & 63;
 		asm volatile("" : "+r"(off));
 	}
 	return 0;
+}
+
+static __always_inline int tcpopt_stop(const struct tcpopt *opt, void *arg)
+{
+	return TCPOPT_STOP;
+}
+
+/**
+ * Offset from the start of the TCP header of the first option of this kind
+ * that is at least min_len (2 or more) bytes long; 0 where there is none. See
+ * tcpopt_walk().
+ */
+static __always_inline __u32 tcpopt_find(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					 __u8 kind, __u32 min_len)
+{
+	return tcpopt_walk(ctx, pkt, kind, min_len, tcpopt_stop, NULL);
+}
+
+/**
+ * The option at an offset that a walk returned, of which this many bytes (a
+ * constant) can be read and written; NULL where they cannot. Valid until a
+ * helper changes the packet, as pkt->tcp.
+ */
+static __always_inline __u8 *tcpopt_at(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+				       __u32 off, const __u32 bytes)
+{
+	__u8 *opt;
+
+	opt = ctx_data(ctx) + (emptcp_forget(pkt->tcp_off + off) & EMPTCP_OFF_MASK);
+	if ((void *)(opt + bytes) > ctx_data_end(ctx))
+		return NULL;
+	return opt;
 }
 
 #endif /* __EMPTCP_TCPOPT_H__ */
