@@ -67,6 +67,8 @@ static __always_inline __u32 emptcp_forget(__u32 number)
 		__u32 odd;
 	} __attribute__((aligned(8))) slot;
 
+	/* No code: else clang keeps the half that is used only, and puts it anywhere. */
+	asm volatile("" : "=m"(slot));
 	slot.odd = number;
 	return slot.odd;
 }
