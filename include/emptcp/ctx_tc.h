@@ -63,6 +63,12 @@ static __always_inline __u32 ctx_segments(const struct emptcp_ctx *ctx)
 	return ctx->gso_segs ?: 1;
 }
 
+/** Bytes of TCP payload of each of them but the last; 0 where it is one alone. */
+static __always_inline __u32 ctx_segment_size(const struct emptcp_ctx *ctx)
+{
+	return ctx->gso_size;
+}
+
 /** Makes the first len bytes linear; 0, or negative where that cannot be. Packet pointers are void
  * after it. */
 static __always_inline int ctx_pull(struct emptcp_ctx *ctx, __u32 len)

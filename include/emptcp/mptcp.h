@@ -266,6 +266,38 @@ static __always_inline __u32 mptcp_find(struct emptcp_ctx *ctx, const struct emp
 	return tcpopt_find(ctx, pkt, TCPOPT_MPTCP, TCPOLEN_MPTCP_MIN);
 }
 
+/**
+ * Whether an ADD_ADDR of this length has what its third byte announces. The
+ * lower four bits: 4 or 6 the family in version 0, else E in the last one.
+ * Without E there is a truncated HMAC.
+ */
+static __always_inline int mptcp_add_addr_is_whole(__u32 sub, __u32 len)
+{
+	const __u32 four = 1 << 8 | 1 << 10, six = 1 << 20 | 1 << 22;
+	const __u32 hmac = TCPOLEN_MPTCP_ADD_ADDR_HMAC;
+	__u32 lens = four << hmac | six << hmac;
+
+	if (sub & MPTCP_ADD_ADDR_ECHO)
+		lens = four | six;
+	else if ((sub & 15) == 4)
+		lens = four;
+	else if ((sub & 15) == 6)
+		lens = six;
+	return len < 32 && lens >> len & 1;
+}
+
+/** Whether a whole ADD_ADDR of this length has an IPv6 address. */
+static __always_inline int mptcp_add_addr_is6(__u32 len)
+{
+	return len >= TCPOLEN_MPTCP_ADD_ADDR6_BASE;
+}
+
+/** Whether a whole ADD_ADDR of this length has a port, right behind its address. */
+static __always_inline int mptcp_add_addr_has_port(__u32 len)
+{
+	return len & TCPOLEN_MPTCP_PORT;
+}
+
 /** MPTCP options of one packet at most: as many of 3 bytes as there is room for. */
 #define MPTCP_OPTIONS_MAX 13
 
@@ -280,6 +312,7 @@ struct mptcp_options {
 
 /** Bits of an offset in struct mptcp_options. */
 #define MPTCP_OFF_BITS 6
+#define MPTCP_OFF_MASK ((1 << MPTCP_OFF_BITS) - 1)
 /** Bits of the offsets in one of its members. */
 #define MPTCP_OFFS_BITS 60
 
@@ -297,14 +330,19 @@ static __always_inline int mptcp_collect_visit(const struct tcpopt *opt, void *a
 static __always_inline void mptcp_collect(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					  __u32 min_len, struct mptcp_options *found)
 {
-	found->last = 0;
-	found->more = 0;
+	__u64 none = emptcp_forget(0);
+
+	/* Zero, of which the verifier knows as little as of what is found: rounds join. */
+	none |= none << 32;
+	asm volatile("" : "+r"(none));
+	found->last = none & ((1ULL << MPTCP_OFFS_BITS) - 1);
+	found->more = none;
 	tcpopt_walk(ctx, pkt, TCPOPT_MPTCP, min_len, mptcp_collect_visit, found);
 }
 
 /**
- * mptcp_walk() over what mptcp_collect() found. rounds: calls of visit at most
- * (a constant), MPTCP_OPTIONS_MAX and as many as it returns TCPOPT_AGAIN.
+ * mptcp_walk() over what mptcp_collect() found. rounds (a constant): options at
+ * most, TCPOPT_SPACE divided by the least length that was asked for.
  */
 static __always_inline __u32 mptcp_each(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					const struct mptcp_options *options, const int rounds,
@@ -319,20 +357,16 @@ static __always_inline __u32 mptcp_each(struct emptcp_ctx *ctx, const struct emp
 	tcp = ctx_data(ctx) + tcp_off;
 	end = ctx_data_end(ctx);
 	for (int i = 0; i < rounds; i++) {
-		__u32 off = last & ((1 << MPTCP_OFF_BITS) - 1);
+		__u32 off = last & MPTCP_OFF_MASK;
 		struct tcpopt here = {.at = tcp + off, .off = off, .end = end};
-		int visited;
 
 		if (!off || (void *)(here.at + TCPOLEN_MPTCP_MIN) > end)
 			return 0;
 		here.len = here.at[1];
-		visited = visit(&here, arg);
-		if (visited == TCPOPT_STOP)
+		if (visit(&here, arg) == TCPOPT_STOP)
 			return off;
-		if (visited == TCPOPT_GO_ON) {
-			last = last >> MPTCP_OFF_BITS | more << (MPTCP_OFFS_BITS - MPTCP_OFF_BITS);
-			more >>= MPTCP_OFF_BITS;
-		}
+		last = last >> MPTCP_OFF_BITS | more << (MPTCP_OFFS_BITS - MPTCP_OFF_BITS);
+		more >>= MPTCP_OFF_BITS;
 	}
 	return 0;
 }

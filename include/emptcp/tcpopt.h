@@ -31,8 +31,6 @@ enum tcpopt_visit {
 	TCPOPT_GO_ON,
 	/** The walk ends here. */
 	TCPOPT_STOP,
-	/** The same option once more; in mptcp_each() only. */
-	TCPOPT_AGAIN,
 };
 
 /**
