@@ -20,6 +20,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::Framing;
+use crate::model;
 use crate::pcap;
 use crate::tshark;
 use crate::tshark::Decoded;
@@ -188,6 +189,14 @@ impl Captured {
             false,
         );
 
+        checks.extend(self.option_checks(tcp));
+        let mut add = |module, params, matches| {
+            checks.push(Check {
+                module,
+                params,
+                matches,
+            })
+        };
         let pair = |src: String, dst: String, either: bool| json!({ "src": src, "dst": dst, "either": either });
         add("ip_pair", pair(host(src), host(dst), false), true);
         add("ip_pair", pair(host(dst), host(src), false), src == dst);
@@ -199,4 +208,94 @@ impl Captured {
         );
         checks
     }
+
+    /// The same for selectors of lengths and of options of Multipath TCP; what they must say
+    /// is what the model makes of the fields that tshark found.
+    fn option_checks(&self, tcp: &tshark::Tcp) -> Vec<Check> {
+        let mut params = vec![
+            ("sample", json!({ "ratio": 1 })),
+            ("sample", json!({ "ratio": 0 })),
+            (
+                "sequence",
+                json!({ "first": tcp.seq, "last": tcp.seq, "of": "tcp" }),
+            ),
+            (
+                "sequence",
+                json!({ "first": tcp.seq ^ 1, "last": tcp.seq ^ 1, "of": "tcp" }),
+            ),
+            ("backup", json!({})),
+            ("backup", json!({ "set": false })),
+            ("version", json!({ "any": ["v0"] })),
+            ("version", json!({ "any": ["v1"] })),
+            ("announced", json!({})),
+            ("announced", json!({ "echo": "yes" })),
+            (
+                "announced",
+                json!({ "echo": "any", "sets": ["private", "link_local", "ula"] }),
+            ),
+            ("addr_id", json!({ "in": [0, 1, 2] })),
+            ("addr_id", json!({ "in": [3, 4, 5, 6, 7, 8, 9, 10] })),
+        ];
+        for name in TYPES {
+            params.push(("packet_type", json!({ "any": [name] })));
+        }
+        if let Some(len) = tcp.payload_len {
+            params.push(("length", json!({ "min": len, "max": len })));
+            params.push(("length", json!({ "min": len + 1 })));
+        }
+        if let Some(ip) = &self.facts.ip {
+            params.push((
+                "length",
+                json!({ "of": "packet", "min": ip.len, "max": ip.len }),
+            ));
+        }
+        let field = |name: &'static str| {
+            let of_options = self.facts.mptcp.iter();
+            of_options.filter_map(move |o| o.fields.get(name)?.parse::<u64>().ok())
+        };
+        for (of, name) in [("dsn", "rawdataseqno"), ("ssn", "subflowseqno")] {
+            for n in field(name) {
+                let range =
+                    |first: u64, last: u64| json!({ "first": first, "last": last, "of": of });
+                params.push(("sequence", range(n, n)));
+                params.push(("sequence", range(n.wrapping_add(1), n.wrapping_add(9))));
+            }
+        }
+        for id in field("addrid").filter(|id| *id < 256) {
+            params.push(("addr_id", json!({ "in": [id] })));
+        }
+        let of_options = params.into_iter().map(|(module, params)| Check {
+            module,
+            matches: model::matches(module, &params, &self.facts, 0).unwrap_or(false),
+            params,
+        });
+        of_options.collect()
+    }
 }
+
+/// What `packet_type` knows.
+const TYPES: [&str; 23] = [
+    "syn",
+    "synack",
+    "third_ack",
+    "data",
+    "pure_ack",
+    "fin",
+    "rst",
+    "mp_capable",
+    "mp_join",
+    "mp_join_syn",
+    "mp_join_synack",
+    "mp_join_ack",
+    "dss",
+    "data_ack",
+    "data_fin",
+    "add_addr",
+    "add_addr_echo",
+    "remove_addr",
+    "mp_prio",
+    "mp_fail",
+    "mp_fastclose",
+    "mp_tcprst",
+    "mp_experimental",
+];

@@ -1,6 +1,8 @@
-//! The first selectors, and the actors that change a number, once more: on what tshark found in a packet instead of
-//! on its bytes: so that the expectations of fixtures are held against
+//! Selectors, and the actors that change a number, once more: on what tshark found
+//! in a packet instead of on its bytes, so that the expectations of fixtures are held against
 //! something that was not written by the same hand.
+
+mod options;
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -18,6 +20,10 @@ pub fn matches(module: &str, params: &Value, packet: &Decoded, mark: u32) -> Opt
     const KNOWN: [&str; 9] = [
         "tcp", "mptcp", "subflow", "ip_pair", "src", "dst", "sport", "dport", "mark",
     ];
+    if options::KNOWN.contains(&module) {
+        let of_options = options::matches(module, params, packet);
+        return Some(packet.tcp.is_some() && of_options);
+    }
     if !KNOWN.contains(&module) {
         return None;
     }

@@ -58,6 +58,8 @@ pub struct Ip {
     pub more_fragments: bool,
     /// Header checksum (IPv4).
     pub checksum: Option<Checksum>,
+    /// Length of the packet from this header on, as the header has it.
+    pub len: usize,
 }
 
 /// TCP header.
@@ -273,6 +275,7 @@ fn ip4(ip: &Value) -> Result<Option<Ip>, String> {
         fragment_offset: 8 * number::<u16>(ip, "ip.frag_offset")?,
         more_fragments: number::<u8>(&ip["ip.flags_tree"], "ip.flags.mf")? != 0,
         checksum: Some(checksum(ip, "ip.checksum.status")?),
+        len: number(ip, "ip.len")?,
     }))
 }
 
@@ -297,6 +300,7 @@ fn ip6(ip: &Value, layers: &Value) -> Result<Option<Ip>, String> {
         fragment_offset: 8 * inner("ipv6.fraghdr.offset")?,
         more_fragments: inner("ipv6.fraghdr.more")? != 0,
         checksum: None,
+        len: 40 + number::<usize>(ip, "ipv6.plen")?,
     }))
 }
 

@@ -343,11 +343,21 @@ pub fn registry_with(sources: &[&str]) -> Registry {
 /// which an empty one makes the verifier drop a branch.
 pub fn params(module: &Module) -> Value {
     let mut params = json!({});
-    let is_set = |ty: &Type| matches!(ty, Type::Set { .. });
-    let given = module.params.iter().filter(|p| p.required || is_set(&p.ty));
+    // Without bounds a selector may match everything, and its way to a miss vanish.
+    let narrows = |ty: &Type| match ty {
+        Type::Set { .. } | Type::List { .. } => true,
+        Type::Bytes => module.kind == Kind::Selector,
+        _ => false,
+    };
+    let given = module
+        .params
+        .iter()
+        .filter(|p| p.required || narrows(&p.ty));
     for param in given {
         if let Type::Set { values } = &param.ty {
-            params[&param.name] = json!([values[0].0]);
+            // All: the code for none of them vanishes.
+            let names: Vec<&str> = values.iter().map(|(name, _)| name.as_str()).collect();
+            params[&param.name] = json!(names);
             continue;
         }
         params[&param.name] = match param.ty.to_string().as_str() {
@@ -355,6 +365,8 @@ pub fn params(module: &Module) -> Value {
             "prefix" => "10.0.0.0/8".into(),
             "list of prefix" => json!(["10.0.0.0/8", "2001:db8::/32"]),
             "list of port range" => json!([80, "8000-8010"]),
+            "ratio" => json!("50%"),
+            list if list.starts_with("list of u") => json!([7, 8]),
             _ => 7.into(),
         };
     }
