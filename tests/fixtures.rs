@@ -78,6 +78,7 @@ fn chains(kind: Kind, step: &Value, on_error: &str) -> Vec<Value> {
 /// A module with its parameters, on a hook.
 struct Subject {
     kind: Kind,
+    edits: bool,
     loaded: Loaded,
 }
 
@@ -97,6 +98,7 @@ impl Subject {
         let chains = chains(module.kind, &step, on_error);
         Ok(Self {
             kind: module.kind,
+            edits: module.flags.edits,
             loaded: Loaded::with_tables(registry, hook, &chains, tables, options)?,
         })
     }
@@ -183,6 +185,13 @@ impl Subject {
                 "mark: found {:#x}, expected {:#x}",
                 done.run.mark, entry.expected_mark
             ));
+        }
+        // What is edited twice is as what is edited once.
+        if self.edits && entry.verdict == Verdict::Pass && wrong.is_empty() {
+            let again = self.loaded.run(&done.run.packet, entry.mark)?;
+            if again.run.packet != done.run.packet {
+                wrong.push(format!("twice: {:02x?}", again.run.packet));
+            }
         }
         Ok((done, wrong))
     }

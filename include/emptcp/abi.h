@@ -52,6 +52,10 @@ enum emptcp_reason {
 	EMPTCP_REASON_HANDOVER,
 	/** A parameter comes from a table in which nothing was found, and has no default. */
 	EMPTCP_REASON_NO_VALUE,
+	/** TCP-MD5 or TCP-AO covers what was to be edited. */
+	EMPTCP_REASON_SIGNED,
+	/** The edit would break the connection. */
+	EMPTCP_REASON_UNSAFE,
 	EMPTCP_REASON_MAX,
 };
 

@@ -121,4 +121,29 @@ static __always_inline int ctx_csum_replace2(struct emptcp_ctx *ctx, struct tcph
 				   sizeof(to));
 }
 
+/**
+ * The same for any number of bytes, by the one's complement sum of what they
+ * were (inverted) and are, in 32-bit words that are aligned to the TCP header
+ * (bpf_csum_diff() makes the same). Cannot fail behind a direct write: for that
+ * the kernel has made the headers writable before the program began
+ * (bpf_unclone_prologue()), and that is all that the helper asks for.
+ */
+static __always_inline int ctx_csum_replace_diff(struct emptcp_ctx *ctx, struct tcphdr *tcp,
+						 __u32 offset, __wsum diff)
+{
+	return bpf_l4_csum_replace(ctx, offset + offsetof(struct tcphdr, check), 0, diff, 0);
+}
+
+/**
+ * Writes 4 bytes of the IP header of IPv6, which no checksum covers: but what
+ * the device has summed (CHECKSUM_COMPLETE) covers them. offset is from the
+ * start of the packet. Packet pointers are void after it. Returns 0, or a
+ * negative errno with the packet as it was.
+ */
+static __always_inline int ctx_store_ip6(struct emptcp_ctx *ctx, void *at, __u32 offset,
+					 __be32 value)
+{
+	return bpf_skb_store_bytes(ctx, offset, &value, sizeof(value), BPF_F_RECOMPUTE_CSUM);
+}
+
 #endif /* __EMPTCP_CTX_TC_H__ */

@@ -93,4 +93,29 @@ static __always_inline int ctx_csum_replace2(struct emptcp_ctx *ctx, struct tcph
 	return 0;
 }
 
+/**
+ * The same for any number of bytes, by the one's complement sum of what they
+ * were (inverted) and are, in 32-bit words that are aligned to the TCP header
+ * (bpf_csum_diff() makes the same). Returns 0.
+ */
+static __always_inline int ctx_csum_replace_diff(struct emptcp_ctx *ctx, struct tcphdr *tcp,
+						 __u32 offset, __wsum diff)
+{
+	__u64 sum = (__u64)(__u16)~tcp->check + diff;
+
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	tcp->check = ~sum;
+	return 0;
+}
+
+/** Writes 4 bytes of the IP header of IPv6, which must be checked, at the address at. Returns 0. */
+static __always_inline int ctx_store_ip6(struct emptcp_ctx *ctx, void *at, __u32 offset,
+					 __be32 value)
+{
+	*(__be32 *)at = value;
+	return 0;
+}
+
 #endif /* __EMPTCP_CTX_XDP_H__ */

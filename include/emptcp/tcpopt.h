@@ -9,6 +9,9 @@
 #define TCPOPT_NOP 1
 #define TCPOPT_MPTCP 30
 
+/** In the place of a kind: options of every kind but NOP and EOL. */
+#define TCPOPT_ANY TCPOPT_EOL
+
 /** Bytes of options at the most. */
 #define TCPOPT_SPACE 40
 
@@ -103,7 +106,7 @@ static __always_inline __u32 tcpopt_walk(struct emptcp_ctx *ctx, const struct em
 			len = opt[1];
 			if (len < 2 || (__s32)len > left)
 				return 0;
-			if (opt[0] == kind && len >= min_len) {
+			if ((kind == TCPOPT_ANY || opt[0] == kind) && len >= min_len) {
 				const struct tcpopt here = {
 					.at = opt,
 					.len = len,
