@@ -5,6 +5,7 @@
 
 mod chains;
 mod doctor;
+mod edits;
 mod exchange;
 mod foreign;
 mod full;

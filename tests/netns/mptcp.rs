@@ -33,7 +33,7 @@ fn payload() -> Vec<u8> {
     words.flat_map(u64::to_le_bytes).collect()
 }
 
-fn counter(netns: &Netns, name: &str) -> u64 {
+pub(crate) fn counter(netns: &Netns, name: &str) -> u64 {
     let all = netns.sh("nstat -asz");
     let line = all
         .lines()
@@ -42,9 +42,29 @@ fn counter(netns: &Netns, name: &str) -> u64 {
     value.map_or(0, |v| v.parse().unwrap())
 }
 
-/// Sends the payload there and back between `near` (client) and `far` over `address`; the number
-/// of subflows that the client had.
-fn transfer(rig: &Rig, address: IpAddr) -> usize {
+/// What became of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    /// Those that the client had at the end.
+    pub(crate) subflows: usize,
+    /// It is plain TCP.
+    pub(crate) fell_back: bool,
+}
+
+/// Established subflows of the client.
+pub(crate) fn subflows(client: &Netns) -> usize {
+    let sockets = client.sh(&format!("ss -Htn state established dport = :{PORT}"));
+    sockets.lines().count()
+}
+
+/// Sends the payload there and back, from `client` to `server` at `address`; `meanwhile` runs when
+/// both have sent something.
+pub(crate) fn transfer(
+    client: &Netns,
+    server: &Netns,
+    address: IpAddr,
+    meanwhile: impl FnOnce(),
+) -> Transfer {
     let wanted = payload();
     // At any address: the second subflow comes to another.
     let any: IpAddr = if address.is_ipv4() {
@@ -52,9 +72,7 @@ fn transfer(rig: &Rig, address: IpAddr) -> usize {
     } else {
         std::net::Ipv6Addr::UNSPECIFIED.into()
     };
-    let listener = rig
-        .far
-        .within(|| TcpListener::from(raw::mptcp_listener(any, PORT)));
+    let listener = server.within(|| TcpListener::from(raw::mptcp_listener(any, PORT)));
     let echo = std::thread::spawn(move || {
         let (mut peer, _) = listener.accept().unwrap();
         peer.set_read_timeout(Some(LIMIT)).unwrap();
@@ -66,26 +84,25 @@ fn transfer(rig: &Rig, address: IpAddr) -> usize {
         let _ = peer.read(&mut [0]);
         got
     });
-    let stream = rig
-        .near
-        .within(|| TcpStream::from(raw::mptcp_connect(SocketAddr::new(address, PORT))));
+    let connect = || TcpStream::from(raw::mptcp_connect(SocketAddr::new(address, PORT)));
+    let mut stream = client.within(connect);
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream.set_write_timeout(Some(LIMIT)).unwrap();
-    let mut stream = stream;
     // The second subflow may take a moment.
     stream.write_all(&wanted[..4096]).unwrap();
     std::thread::sleep(Duration::from_millis(60));
+    meanwhile();
     stream.write_all(&wanted[4096..]).unwrap();
     let mut back = vec![0; SIZE];
     stream.read_exact(&mut back).unwrap();
-    let sockets = rig
-        .near
-        .sh(&format!("ss -Htn state established dport = :{PORT}"));
-    assert!(!raw::mptcp_fell_back(&stream), "fell back to TCP");
+    let done = Transfer {
+        subflows: subflows(client),
+        fell_back: raw::mptcp_fell_back(&stream),
+    };
     drop(stream);
     assert!(echo.join().unwrap() == wanted, "there: not what was sent");
     assert!(back == wanted, "back: not what was sent");
-    sockets.lines().count()
+    done
 }
 
 /// Clamps the window of what arrives or leaves on both links.
@@ -136,7 +153,9 @@ fn edits_keep_connections(hook: &str) {
             };
             let before = errors();
             let status = rig.status();
-            let subflows = transfer(&rig, address.parse().unwrap());
+            let done = transfer(&rig.near, &rig.far, address.parse().unwrap(), || {});
+            let subflows = done.subflows;
+            assert!(!done.fell_back, "{what}: fell back to TCP");
             assert_eq!(subflows, 2, "{what}");
             assert_eq!(errors(), before, "{what}");
             let now = rig.status();
