@@ -73,7 +73,7 @@ static __always_inline __u32 tcpopt_walk(struct emptcp_ctx *ctx, const struct em
 	 * What most packets of most systems begin with: NOP NOP timestamps. In
 	 * numbers, without a branch: the sign of differs says no.
 	 */
-	if ((const void *)(ts + 3) <= ctx_data_end(ctx)) {
+	if (kind != TCPOPT_ANY && (const void *)(ts + 3) <= ctx_data_end(ctx)) {
 		__u32 differs = *ts ^ bpf_htonl(0x0101080a);
 
 		differs |= -differs;

@@ -365,3 +365,59 @@ fn root_edit_join_backup() {
         });
     }
 }
+
+/// What would make the connection plain TCP is left, and told; forced, it does.
+#[test]
+fn root_edit_rm_option() {
+    for at in FROM_SERVER {
+        let act = json!({ "rm_option": { "options": ["add_addr", "dss"] } });
+        edited(at, &act, true, nothing, |seen| {
+            seen.keeps(2);
+            assert_eq!(seen.treated, 0, "{}", seen.what);
+            assert!(seen.refused > 10, "{}", seen.what);
+        });
+    }
+    for at in FROM_CLIENT {
+        // Timestamps, window scale and SACK are not agreed on, and all goes on without them.
+        let options = ["timestamps", "wscale", "sackok", "mss", "mp_capable"];
+        let act = json!({ "rm_option": { "options": options } });
+        edited(at, &act, false, nothing, |seen| {
+            assert!(seen.transfer.fell_back, "{}", seen.what);
+            assert!(seen.treated > 0, "{}", seen.what);
+            assert_eq!(seen.client("MPCapableFallbackSYNACK"), 1, "{}", seen.what);
+        });
+        let act = json!({ "rm_option": { "options": ["mp_join"], "force": true } });
+        edited(at, &act, false, nothing, |seen| {
+            // The client resets what it did not ask for.
+            seen.keeps(1);
+            assert!(seen.treated > 0, "{}", seen.what);
+            assert!(seen.client("MPRstTx") > 0, "{}", seen.what);
+        });
+    }
+}
+
+#[test]
+fn root_edit_set_field() {
+    for at in FROM_SERVER {
+        let fields = json!({ "dscp": 46, "ttl": 9, "mss": 1000, "prio_backup": 0 });
+        edited(at, &json!({ "set_field": fields }), true, nothing, |seen| {
+            seen.keeps(2);
+            assert!(seen.treated > 20, "{}", seen.what);
+            // A wrong checksum of IPv4 is an error of the header.
+            for name in ["IpInHdrErrors", "Ip6InHdrErrors", "IpExtInCsumErrors"] {
+                assert_eq!(seen.client[name], 0, "{}: {name}", seen.what);
+            }
+        });
+        // B of the priority that the server gives its second address is taken out.
+        let change = |ends: &Ends| {
+            ends.server().sh("ip mptcp endpoint change id 9 backup");
+            std::thread::sleep(Duration::from_millis(60));
+        };
+        let act = json!({ "set_field": { "prio_backup": 0 } });
+        edited(at, &act, true, change, |seen| {
+            seen.keeps(2);
+            assert_eq!(seen.treated, 1, "{}", seen.what);
+            assert_eq!(seen.client("MPPrioRx"), 1, "{}", seen.what);
+        });
+    }
+}
