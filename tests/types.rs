@@ -163,6 +163,53 @@ fn a_module_describes_references_to_tables() {
     assert!(unknown.contains("no table is named"), "{unknown}");
 }
 
+/// Each kind of key but prefixes, which `src` looks up too: the module matches where one of its
+/// tables has the packet's.
+#[test]
+fn root_a_module_from_outside_looks_into_tables() {
+    let registry = registry();
+    let params = json!({ "subflows": "subflows", "prefixes": "prefixes", "addrs": "addrs",
+        "tokens": "tokens", "ports": "ports" });
+    let chain = json!({ "name": "t", "select": { "tables": params }, "act": [{ "drop": {} }] });
+    let packet: Packet = serde_json::from_value(json!({ "tcp": {} })).unwrap();
+    let packet = packet.build(Family::Ip4).unwrap().bytes;
+    let empty = json!({
+        "subflows": { "type": "subflow", "value": "bytes", "elements": {} },
+        "prefixes": { "type": "prefix", "elements": [] },
+        "addrs": { "type": "addr", "value": "u32", "elements": {} },
+        "tokens": { "type": "token", "value": "addr", "elements": {} },
+        "ports": { "type": "port", "value": "bool", "elements": {} },
+    });
+    let rows = [
+        (
+            "subflows",
+            json!({ "10.0.0.1:40000-10.0.0.2:80": "1KiB" }),
+            Verdict::Drop,
+        ),
+        (
+            "subflows",
+            json!({ "10.0.0.1:40001-10.0.0.2:80": "1KiB" }),
+            Verdict::Pass,
+        ),
+        ("addrs", json!({ "10.0.0.1": 7 }), Verdict::Drop),
+        ("addrs", json!({ "10.0.0.2": 7 }), Verdict::Pass),
+        // It takes the port for a token.
+        ("tokens", json!({ "0x50": "10.0.0.9" }), Verdict::Drop),
+        ("ports", json!({ "80": true }), Verdict::Drop),
+        ("ports", json!({ "81": true }), Verdict::Pass),
+    ];
+    for hook in Hook::ALL {
+        for (table, elements, verdict) in &rows {
+            let mut tables = empty.clone();
+            tables[table]["elements"] = elements.clone();
+            let chains = std::slice::from_ref(&chain);
+            let loaded = Loaded::with_tables(&registry, hook, chains, &tables, Options::default());
+            let done = loaded.unwrap().run(&packet, 0).unwrap();
+            assert_eq!(done.verdict, *verdict, "{hook}: {table} {elements}");
+        }
+    }
+}
+
 #[test]
 fn a_module_that_describes_itself_wrongly_is_refused() {
     let folder = kernel::Folder::new("wrong");
