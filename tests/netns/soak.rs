@@ -268,12 +268,26 @@ impl Soak {
     }
 }
 
+/// What is counted when nothing changes any more: the kernel frees programs after a while.
+fn settled(count: impl Fn() -> Loaded) -> Loaded {
+    let mut last = count();
+    let mut since = Instant::now();
+    while since.elapsed() < Duration::from_secs(3) {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = count();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    last
+}
+
 fn soak(tc: Tc) {
     let soak = Soak::new(tc);
     let rig = &soak.rig;
     soak.apply_one();
     let (tree, shared) = (rig.bpffs.tree(), Loaded::shared(&rig.bpffs));
-    let once = Loaded::by(&shared, &soak.tables);
+    let once = settled(|| Loaded::by(&shared, &soak.tables));
     println!("{tc:?}: {once}");
     let judge = Judge::new(&rig.near, "p0", At::Filter(60_000), true);
     let frames = Family::ALL.map(|family| ack(family, 80));
