@@ -29,12 +29,7 @@ pub fn compile(sources: &str, to: &Path, targets: &[&str]) {
 
 /// Runs the example's Makefile in a folder.
 pub fn make(folder: &Path, targets: &[&str]) {
-    // bpf/bpf_helpers.h, which libbpf-sys brings along.
-    let headers = folder.join("libbpf/bpf");
-    fs::create_dir_all(&headers).unwrap();
-    for (name, contents) in libbpf_sys::API_HEADERS {
-        fs::write(headers.join(name), contents).unwrap();
-    }
+    libbpf_headers(folder);
     let mut make = Command::new("make");
     make.arg("-C").arg(folder).arg("-f");
     make.arg(root().join("examples/module/Makefile"));
@@ -52,7 +47,7 @@ pub fn make(folder: &Path, targets: &[&str]) {
 }
 
 /// `$CLANG`, else the newest known clang in the path, as in `build.rs`.
-fn clang() -> OsString {
+pub fn clang() -> OsString {
     if let Some(clang) = std::env::var_os("CLANG") {
         return clang;
     }
@@ -63,4 +58,16 @@ fn clang() -> OsString {
         .find(|name| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
         .unwrap_or_else(|| "clang".to_owned())
         .into()
+}
+
+/// A folder in this one with `bpf/bpf_helpers.h` and its like, which libbpf-sys brings along.
+pub fn libbpf_headers(to: &Path) -> PathBuf {
+    let folder = to.join("libbpf");
+    if !folder.exists() {
+        fs::create_dir_all(folder.join("bpf")).unwrap();
+        for (name, contents) in libbpf_sys::API_HEADERS {
+            fs::write(folder.join("bpf").join(name), contents).unwrap();
+        }
+    }
+    folder
 }

@@ -5,7 +5,6 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
@@ -35,6 +34,8 @@ use emptcp::policy;
 use emptcp::policy::Fragment;
 use emptcp::table;
 use emptcp::table::Planned;
+use emptcp_test::outside::clang;
+use emptcp_test::outside::libbpf_headers;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::query::ProgInfoIter;
@@ -276,32 +277,6 @@ fn compile_one(source: &Path, define: &str, object: &Path) {
     let output = clang.output().unwrap();
     let messages = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{clang:?}:\n{messages}");
-}
-
-/// `$CLANG`, else the newest known clang in the path, as in `build.rs`.
-fn clang() -> OsString {
-    if let Some(clang) = std::env::var_os("CLANG") {
-        return clang;
-    }
-    let path = std::env::var_os("PATH").unwrap();
-    (16..=24)
-        .rev()
-        .map(|version| format!("clang-{version}"))
-        .find(|name| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
-        .unwrap_or_else(|| "clang".to_owned())
-        .into()
-}
-
-/// A folder with `bpf/bpf_helpers.h` and its like, which libbpf-sys brings along.
-fn libbpf_headers(to: &Path) -> PathBuf {
-    let folder = to.join("libbpf");
-    if !folder.exists() {
-        fs::create_dir_all(folder.join("bpf")).unwrap();
-        for (name, contents) in libbpf_sys::API_HEADERS {
-            fs::write(folder.join("bpf").join(name), contents).unwrap();
-        }
-    }
-    folder
 }
 
 /// A folder that is removed with it.

@@ -1,8 +1,6 @@
 //! One chain of a policy in force is changed, and what is in force can be applied again.
 
 use std::fs;
-use std::io::Write as _;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,7 +10,6 @@ use super::exchange::mark_and_window;
 use super::foreign;
 use super::foreign::At;
 use super::foreign::Judge;
-use super::rig::Ran;
 use super::rig::Rig;
 use super::rig::Tc;
 use super::rig::chain_packets;
@@ -26,23 +23,6 @@ fn chain(name: &str, fields: Value) -> Value {
     let fields = fields.as_object().unwrap().clone();
     chain.as_object_mut().unwrap().extend(fields);
     chain
-}
-
-/// Runs a verb with a text as its standard input.
-fn feed(rig: &Rig, args: &[&str], text: &str) -> Ran {
-    let mut command = rig.emptcp(args);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    child.wait_with_output().unwrap().into()
 }
 
 fn shown(rig: &Rig) -> Value {
@@ -87,13 +67,14 @@ fn root_chains_change_at_run_time() {
         "c",
         json!({ "select": { "use": "web" }, "act": [{ "use": "watch" }] }),
     );
-    let plan = feed(&rig, &["chain", "add", "-", "--dry-run"], &c.to_string());
+    let plan = rig.feed(&["chain", "add", "-", "--dry-run"], &c.to_string());
     assert_eq!(
         (plan.code, plan.out.lines().next()),
         (Some(3), Some("+ chain c"))
     );
     assert_eq!(names(&rig), ["a", "b"]);
-    let added = feed(&rig, &["chain", "add", "-", "--json"], &c.to_string())
+    let added = rig
+        .feed(&["chain", "add", "-", "--json"], &c.to_string())
         .ok()
         .json();
     assert_eq!(added["changed"], true);
@@ -169,10 +150,10 @@ fn root_chains_that_are_refused() {
     // Without a policy: nothing to change, and a chain can be added.
     rig.run(&["chain", "enable", "a"])
         .fails(&["no chain is named \"a\""]);
-    feed(&rig, &["chain", "add", "-"], "{}").fails(&["<stdin>:1:1", "\"act\" is missing"]);
+    rig.feed(&["chain", "add", "-"], "{}")
+        .fails(&["<stdin>:1:1", "\"act\" is missing"]);
     assert!(rig.bpffs.tree().is_empty());
-    feed(
-        &rig,
+    rig.feed(
         &["chain", "add", "-"],
         &chain("first", json!({})).to_string(),
     )
@@ -226,8 +207,8 @@ fn root_chains_that_are_refused() {
         ),
     ];
     for (args, input, words) in refused {
-        feed(&rig, args, &input.to_string()).fails(words);
-        let json = feed(&rig, &[&["--json"], args].concat(), &input.to_string());
+        rig.feed(args, &input.to_string()).fails(words);
+        let json = rig.feed(&[&["--json"], args].concat(), &input.to_string());
         assert_eq!((json.code, &json.json()["valid"]), (Some(1), &json!(false)));
         assert_eq!((shown(&rig), rig.status()["generation"].clone()), before);
     }
@@ -334,7 +315,7 @@ fn root_what_is_shown_is_in_force() {
         let again = |what: &str, args: &[&str]| {
             let shown = rig.run(&["--json", "show"]).ok().out;
             let generation = rig.status()["generation"].clone();
-            let plan = feed(&rig, &[&["apply", "--dry-run"], args].concat(), &shown);
+            let plan = rig.feed(&[&["apply", "--dry-run"], args].concat(), &shown);
             assert_eq!(
                 plan.code,
                 Some(0),
@@ -342,7 +323,7 @@ fn root_what_is_shown_is_in_force() {
                 plan.out,
                 plan.err
             );
-            let ran = feed(&rig, &[&["apply"], args].concat(), &shown).ok();
+            let ran = rig.feed(&[&["apply"], args].concat(), &shown).ok();
             assert_eq!(ran.err, "emptcp: nothing to change\n", "{what}: {policy}");
             assert_eq!(rig.run(&["--json", "show"]).ok().out, shown);
             assert_eq!(rig.status()["generation"], generation);

@@ -1,7 +1,6 @@
 //! What is refused says why, and leaves the policy in force as it was.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Stdio;
 
 use serde_json::Value;
 use serde_json::json;
@@ -188,16 +187,7 @@ fn root_shown_policy_can_be_applied() {
     let ran = rig.run(&["--json", "apply", path.to_str().unwrap()]).ok();
     assert_eq!(ran.json()["changed"], false, "{}", show.out);
     // And through a pipe.
-    let mut apply = rig.emptcp(&["--json", "apply", "/dev/stdin"]);
-    let mut apply = apply
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = apply.stdin.take().unwrap();
-    std::io::Write::write_all(&mut input, show.out.as_bytes()).unwrap();
-    drop(input);
-    let ran: Ran = apply.wait_with_output().unwrap().into();
+    let ran = rig.feed(&["--json", "apply", "/dev/stdin"], &show.out);
     assert_eq!(ran.ok().json()["changed"], false);
     assert_eq!(InForce::now(rig), before);
 }

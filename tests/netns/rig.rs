@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -332,6 +333,23 @@ impl Rig {
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         self.emptcp(args).output().unwrap().into()
+    }
+
+    /// Runs a verb with a text as its standard input.
+    pub(crate) fn feed(&self, args: &[&str], text: &str) -> Ran {
+        let mut command = self.emptcp(args);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        child.wait_with_output().unwrap().into()
     }
 
     /// Writes a policy with these chains; its path.

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hash as _;
 use std::hash::Hasher as _;
-use std::io::Write as _;
-use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -18,7 +16,6 @@ use super::foreign;
 use super::foreign::At;
 use super::foreign::Judge;
 use super::loaded::Loaded;
-use super::rig::Ran;
 use super::rig::Rig;
 use super::rig::Tc;
 use super::rig::chain_packets;
@@ -159,19 +156,7 @@ impl Soak {
     }
 
     fn load(&self, table: &str, text: &str) {
-        let mut command = self.rig.emptcp(&["table", "load", table, "-"]);
-        let piped = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = piped.spawn().unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(text.as_bytes())
-            .unwrap();
-        Ran::from(child.wait_with_output().unwrap()).ok();
+        self.rig.feed(&["table", "load", table, "-"], text).ok();
     }
 
     /// Adds, changes and removes entries; what must be there at the end, and how many changes.

@@ -1,7 +1,5 @@
 //! Tables in force: entries come and go under traffic, and stay or return over an apply.
 
-use std::io::Write as _;
-use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -74,19 +72,7 @@ impl Stand {
     }
 
     fn load(&self, name: &str, text: &str) -> Ran {
-        let mut command = self.rig.emptcp(&["table", "load", name, "-"]);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(text.as_bytes())
-            .unwrap();
-        child.wait_with_output().unwrap().into()
+        self.rig.feed(&["table", "load", name, "-"], text)
     }
 
     fn elements(&self, name: &str) -> Value {
