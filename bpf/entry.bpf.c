@@ -96,8 +96,9 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 		return CTX_PASS;
 	current = *(volatile __u64 *)&g->current;
 	/* All parts treat a packet by the generation that the first one chose. */
-	if (e->leads)
-		ctx_hand_over(ctx, e->hook, current);
+	if (!e->later && (e->next.later || e->prev.later))
+		ctx_hand_over(ctx, e->hook, current,
+			      current == e->next.generation ? e->next.later : e->prev.later);
 	if (e->later)
 		known = ctx_take_over(ctx, e->hook, &current);
 

@@ -200,6 +200,9 @@ struct emptcp_entry_side {
 	__u32 start;
 	/** EMPTCP_SLOT_PASS or _DROP: what becomes of packets that cannot be parsed. */
 	__u32 undecidable;
+	/** Programs behind the first over which the policy is split at this hook. */
+	__u32 later;
+	__u32 pad;
 };
 
 /** Constants of an entry program. */
@@ -214,9 +217,7 @@ struct emptcp_entry {
 	__u8 context;
 	/** Not the first of the programs that a policy is split over at this hook. */
 	__u8 later;
-	/** The first of several. */
-	__u8 leads;
-	__u8 pad[3];
+	__u8 pad[4];
 };
 
 /** What the first part of a split policy leaves for the later ones; one per CPU and hook. */
@@ -225,6 +226,9 @@ struct emptcp_handover {
 	__u64 packet;
 	/** The generation that treats it; 0: no more of it. */
 	__u64 generation;
+	/** How many parts have not taken it yet: behind the last one a packet of the same address
+	 * is another one. */
+	__u64 left;
 };
 
 /** Counters of a step, one per CPU. Each packet that reaches the step is in one of the first three.

@@ -23,8 +23,9 @@ struct {
 	__uint(max_entries, EMPTCP_HOOK_MAX);
 } handover SEC(".maps");
 
-/** Leaves the generation of this packet for the later parts. */
-static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __u64 generation)
+/** Leaves the generation of this packet for so many later parts. */
+static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __u64 generation,
+					  __u32 later)
 {
 	struct emptcp_handover *h = bpf_map_lookup_elem(&handover, &hook);
 
@@ -32,6 +33,7 @@ static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __
 		return;
 	h->packet = (unsigned long)ctx;
 	h->generation = generation;
+	h->left = later;
 }
 
 /** Takes the generation that the first part has left for this packet; 0 where it has not. */
@@ -39,8 +41,9 @@ static __always_inline int ctx_take_over(struct emptcp_ctx *ctx, __u32 hook, __u
 {
 	struct emptcp_handover *h = bpf_map_lookup_elem(&handover, &hook);
 
-	if (!h || h->packet != (unsigned long)ctx)
+	if (!h || h->packet != (unsigned long)ctx || !h->left)
 		return 0;
+	h->left--;
 	*generation = h->generation;
 	return 1;
 }
@@ -48,7 +51,10 @@ static __always_inline int ctx_take_over(struct emptcp_ctx *ctx, __u32 hook, __u
 /** Keeps this packet from the later parts. */
 static __always_inline void ctx_end_here(struct emptcp_ctx *ctx, __u32 hook)
 {
-	ctx_hand_over(ctx, hook, 0);
+	struct emptcp_handover *h = bpf_map_lookup_elem(&handover, &hook);
+
+	if (h)
+		h->generation = 0;
 }
 
 /** Bytes of the packet from its link-layer header on. */

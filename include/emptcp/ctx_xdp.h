@@ -16,7 +16,8 @@ enum {
 };
 
 /** A policy is never split at XDP. */
-static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __u64 generation)
+static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __u64 generation,
+					  __u32 later)
 {
 }
 

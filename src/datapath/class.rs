@@ -72,20 +72,12 @@ pub(crate) struct LoadedClass {
     pub(crate) programs: Vec<(u32, u32)>,
 }
 
-/// What an entry program is among those that a policy is split over at a hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Part {
-    /// There are no others, in neither generation.
-    Only,
-    /// The first: it says which generation treats the packet.
-    First,
-    Later,
-}
-
 /// One side of an entry program.
 #[derive(Debug)]
 pub(crate) struct Side<'a> {
     pub(crate) generation: u64,
     pub(crate) array: &'a MapHandle,
     pub(crate) start: Start,
+    /// Programs behind the first over which it is split at the hook.
+    pub(crate) later: usize,
 }

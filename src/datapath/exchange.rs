@@ -22,7 +22,6 @@ use super::attach::Present;
 use super::attach::Undo;
 use super::attach::Wanted;
 use super::class::LoadedClass;
-use super::class::Part;
 use super::class::Side;
 use super::class::Start;
 use super::inspect;
@@ -130,14 +129,14 @@ impl<'a> Change<'a> {
             Some(stored) => old_arrays(self.home, stored)?,
             None => Vec::new(),
         };
-        let mut entries: HashMap<(usize, Option<usize>, Part), Arc<OwnedFd>> = HashMap::new();
+        let mut entries: HashMap<_, Arc<OwnedFd>> = HashMap::new();
         let mut attachments: Vec<StoredAttachment> = Vec::new();
         for wanted in &self.apply.plan.attachments {
             let class = match &mut loaded[wanted.class] {
                 Some(class) => class,
                 none => none.insert(self.load_class(&mut loader, wanted.class)?),
             };
-            let (place, present, part) = self.place(wanted, attachments.last())?;
+            let (place, present) = self.place(wanted, attachments.last())?;
             let before = self.before(present, wanted);
             let prev = before.zip(self.stored).map(|(present, stored)| Side {
                 generation: stored.generation,
@@ -146,17 +145,21 @@ impl<'a> Change<'a> {
                     slot: stored.classes[present.class].start,
                     undecidable: stored.classes[present.class].undecidable,
                 },
+                later: present.parts.saturating_sub(1),
             });
             let (own, _) = &self.classes[wanted.class];
             let next = Side {
                 generation: self.number,
                 array: &class.array,
                 start: own.start(),
+                later: wanted.parts.saturating_sub(1),
             };
-            let entry = match entries.entry((wanted.class, before.map(|p| p.class), part)) {
+            let first = wanted.part == 0;
+            let same = before.map(|p| (p.class, p.parts));
+            let entry = match entries.entry((wanted.class, wanted.parts, same, first)) {
                 std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
                 std::collections::hash_map::Entry::Vacant(e) => e.insert(Arc::new(
-                    loader.load_entry(own, self.shared, part, &next, prev.as_ref())?,
+                    loader.load_entry(own, self.shared, first, &next, prev.as_ref())?,
                 )),
             };
             attachments.push(StoredAttachment {
@@ -213,21 +216,14 @@ impl<'a> Change<'a> {
         Ok(class)
     }
 
-    /// Where an attachment belongs, what is there, and which part of its hook it is. `last`: the
-    /// one before it.
+    /// Where an attachment belongs, and what is there. `last`: the one before it.
     fn place(
         &self,
         wanted: &'a Attachment,
         last: Option<&StoredAttachment>,
-    ) -> Result<(Wanted<'a>, Option<&'a StoredAttachment>, Part)> {
+    ) -> Result<(Wanted<'a>, Option<&'a StoredAttachment>)> {
         let mut place = self.apply.wanted(wanted).context("an interface has gone")?;
         let present = self.stored.and_then(|s| s.attachment(&place.id()));
-        let in_parts = wanted.parts > 1 || present.is_some_and(|p| p.parts > 1);
-        let part = match wanted.part {
-            0 if in_parts => Part::First,
-            0 => Part::Only,
-            _ => Part::Later,
-        };
         place.neighbour = match (wanted.part, present, self.stored) {
             // The parts of an attachment follow each other in the plan.
             (1.., _, _) => last.map(|a| Neighbour::Behind(a.program)),
@@ -238,7 +234,7 @@ impl<'a> Change<'a> {
                 .map(Neighbour::Before),
             _ => None,
         };
-        Ok((place, present, part))
+        Ok((place, present))
     }
 
     /// What an entry program can go on running until the change: arrays of another flavour cannot

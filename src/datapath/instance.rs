@@ -11,7 +11,6 @@ use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 
 use super::class::Class;
-use super::class::Part;
 use super::class::Side;
 use super::counters;
 use super::counters::Counted;
@@ -166,8 +165,9 @@ impl Instance {
             generation: 1,
             array: &loaded.array,
             start: class.start(),
+            later: 0,
         };
-        let entry = loader.load_entry(&class, &shared, Part::Only, &side, None)?;
+        let entry = loader.load_entry(&class, &shared, true, &side, None)?;
         sys::store_u64(&shared.generation, 0, 1).context("cannot put the generation in force")?;
         Ok(Self {
             entry,

@@ -14,7 +14,6 @@ use libbpf_rs::MapType;
 
 use super::class::Class;
 use super::class::LoadedClass;
-use super::class::Part;
 use super::class::Side;
 use super::code;
 use super::code::Choices;
@@ -32,7 +31,6 @@ use crate::abi::Framing;
 use crate::abi::Is;
 use crate::graph;
 use crate::graph::Budget;
-use crate::graph::Node;
 use crate::graph::Target;
 use crate::graph::value_tables;
 use crate::insn::Insn;
@@ -117,10 +115,9 @@ impl<'r> Loader<'r> {
         shared: &Shared,
         state: &mut dyn FnMut(StateMap<'_>) -> Result<MapHandle>,
     ) -> Result<LoadedClass> {
-        let registry = self.registry;
+        let modules = self.registry.modules();
         if class.join {
-            let joinable = |node: &Node| registry.modules()[node.module].joinable;
-            let groups = graph::join(&class.graph, joinable);
+            let groups = (Budget::default().groups)(&class.graph, modules);
             if let Some(loaded) = self.load_groups(class, &groups, shared, state)? {
                 return Ok(loaded);
             }
@@ -134,10 +131,11 @@ impl<'r> Loader<'r> {
             groups: &|graph, _| graph::apart(graph),
             ..Budget::default()
         };
-        let (calls, _) = graph::longest_path(&class.graph, registry.modules(), &alone);
+        let (calls, _) = graph::longest_path(&class.graph, modules, &alone);
         if class.join && calls > alone.calls {
             return Err(anyhow!(
-                "the kernel takes the steps at {} one by one only, not joined, and a packet can                  meet {calls} of them, more than the {} tail calls of one run: use fewer steps",
+                "the kernel takes the steps at {} one by one only, not joined, and a packet can \
+                 meet {calls} of them, more than the {} tail calls of one run: use fewer steps",
                 class.hook,
                 alone.calls
             ));
@@ -389,7 +387,8 @@ impl<'r> Loader<'r> {
     }
 
     /// Loads the program that the kernel calls first. `prev`: the generation
-    /// before; without one, packets pass until `next` is in force.
+    /// before; without one, packets pass until `next` is in force. `first`: of those that the policy
+    /// is split over at the hook.
     ///
     /// # Errors
     ///
@@ -398,15 +397,17 @@ impl<'r> Loader<'r> {
         &mut self,
         class: &Class,
         shared: &Shared,
-        part: Part,
+        first: bool,
         next: &Side<'_>,
         prev: Option<&Side<'_>>,
     ) -> Result<OwnedFd> {
         let family = class.family();
         let side = |side: &Side<'_>| abi::EntrySide {
+            later: side.later as u32,
             generation: side.generation,
             start: side.start.slot,
             undecidable: side.start.undecidable,
+            ..Default::default()
         };
         let entry = abi::Entry {
             next: side(next),
@@ -419,8 +420,7 @@ impl<'r> Loader<'r> {
             hook: abi::hook_number(class.hook),
             framing: class.framing.number(),
             context: self.uses_context(class).into(),
-            later: (part == Part::Later).into(),
-            leads: (part == Part::First).into(),
+            later: (!first).into(),
             ..Default::default()
         };
         let (at, size) = abi::ENTRY_AT;

@@ -198,6 +198,9 @@ fn root_handover_that_is_missing() {
         let mut chains = accept_and_count("tc-ingress");
         chains[1]["on_error"] = json!(on_error);
         rig.apply(&chains).ok();
+        // What the first part leaves is for these packets, also where the next ones lie at the
+        // addresses of these.
+        assert_eq!(counted(&rig), [2, 6]);
         let judge = foreign::Judge::new(&rig.near, "p0", foreign::At::Filter(60_000), true);
         let pins = rig.status()["pins"].as_str().unwrap().to_owned();
         std::fs::remove_file(format!(
