@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include <emptcp/edit.h>
 #include <emptcp/module.h>
+#include <emptcp/stash.h>
 
 enum rm_add_addr_mode {
 	RM_ADD_ADDR_AUTO,
@@ -25,6 +26,8 @@ struct rm_add_addr_scan {
 	__u64 hmacs;
 	/* Not 0: there is one of version 0, which has none. */
 	__u32 version0;
+	/* Offset of the last one, by which the kernel goes. */
+	__u32 last;
 };
 
 /* Sets of lengths: IPv4, IPv6, each with and without a port. */
@@ -50,6 +53,8 @@ static __always_inline int rm_add_addr_visit(const struct tcpopt *opt, void *arg
 					   TCPOLEN_MPTCP_ADD_ADDR_HMAC);
 	if (version0)
 		scan->version0 |= 1;
+	/* The walk begins with the last one. */
+	scan->last |= opt->off * (emptcp_is_zero(scan->last) & (version0 | version1));
 	emptcp_scan_option(&scan->common, opt, version0 || version1);
 	return TCPOPT_GO_ON;
 }
@@ -64,17 +69,25 @@ static __always_inline int rm_add_addr_act(struct emptcp_ctx *ctx, const struct 
 	emptcp_look(ctx, pkt, &scan.common);
 	scan.hmacs = emptcp_forget(0);
 	scan.version0 = emptcp_forget(0);
+	scan.last = emptcp_forget(0);
 	mptcp_each(ctx, pkt, &scan.common.options, MPTCP_OPTIONS_MAX, rm_add_addr_visit, &scan);
 	if (!scan.common.wanted)
 		return EMPTCP_SKIP;
-	if (p->mode == RM_ADD_ADDR_DROP)
-		return emptcp_is_pure_ack(ctx, pkt) ? EMPTCP_DROP : -EMPTCP_REASON_UNSAFE;
-	if (scan.common.others & EMPTCP_OTHERS_SIGNED)
-		return -EMPTCP_REASON_SIGNED;
 	/* Version 0 takes a DSS for a sign of Multipath TCP, and ADD_ADDR never. */
 	keeps = !scan.hmacs || (scan.common.others & EMPTCP_OTHERS_KEEP);
-	if (p->mode == RM_ADD_ADDR_POISON ? scan.version0 : p->mode == RM_ADD_ADDR_NOP && !keeps)
-		return -EMPTCP_REASON_UNSAFE;
+	if (p->mode == RM_ADD_ADDR_DROP) {
+		if (!emptcp_is_pure_ack(ctx, pkt))
+			return -EMPTCP_REASON_UNSAFE;
+	} else {
+		if (scan.common.others & EMPTCP_OTHERS_SIGNED)
+			return -EMPTCP_REASON_SIGNED;
+		if (p->mode == RM_ADD_ADDR_POISON ? scan.version0
+						  : p->mode == RM_ADD_ADDR_NOP && !keeps)
+			return -EMPTCP_REASON_UNSAFE;
+	}
+	emptcp_stash_put(ctx, pkt, scan.last);
+	if (p->mode == RM_ADD_ADDR_DROP)
+		return EMPTCP_DROP;
 	if (p->mode == RM_ADD_ADDR_POISON || !keeps) {
 		/* Zeros, whatever it was: the same when done twice, and right once in 2^64. */
 		emptcp_put(ctx, pkt, scan.hmacs, 0xff, 0, &edit);

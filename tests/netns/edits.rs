@@ -4,6 +4,7 @@
 //! off, in both families.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use super::mptcp::transfer;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::Tc;
+use super::rig::sh;
 
 /// The end of the connection at which the policy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,6 +262,68 @@ fn root_edit_rm_add_addr() {
                     assert_eq!(seen.server("MPJoinSynRx"), 0, "{}", seen.what);
                 },
             );
+        }
+    }
+}
+
+/// The bytes that bpftool prints.
+fn bytes(dumped: &Value) -> Vec<u8> {
+    let digits = dumped
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| b.as_str().unwrap());
+    digits
+        .map(|b| u8::from_str_radix(&b[2..], 16).unwrap())
+        .collect()
+}
+
+/// What is suppressed is kept as it was, also where it passes twice, and shown nowhere.
+#[test]
+fn root_edit_rm_add_addr_keeps() {
+    for (at, hooks) in [
+        (At::Client, &["xdp", "tc-ingress"][..]),
+        (At::Server, &["tc-egress"]),
+    ] {
+        for mode in ["auto", "drop"] {
+            let ends = Ends::new(at);
+            let act = json!({ "rm_add_addr": { "mode": mode } });
+            let chains: Vec<Value> = hooks
+                .iter()
+                .map(|hook| {
+                    let mut chain = json!({ "name": hook, "hook": hook,
+                        "interfaces": ["p0", "p1"], "act": [act] });
+                    if *hook == "xdp" {
+                        chain["xdp"] = json!({ "trust_checksums": true });
+                    }
+                    chain
+                })
+                .collect();
+            ends.rig.apply(&chains.into()).ok();
+            for v6 in [false, true] {
+                ends.announce(v6);
+                let what = format!("{act} at {hooks:?}, IPv6 {v6}");
+                ends.connect(what.clone(), v6, "", || {}).keeps(1);
+                let status = ends.rig.run(&["--json", "status", "--state"]).ok();
+                let pins = status.json()["pins"].as_str().unwrap().to_owned();
+                let dump = sh(&format!("bpftool -j map dump pinned {pins}/state/k-stash"));
+                let entries: Vec<Value> = serde_json::from_str(&dump).unwrap();
+                assert_eq!(entries.len(), 1 + usize::from(v6), "{what}");
+                let address: IpAddr = ends.address(v6, 1).parse().unwrap();
+                let (address, len) = match address {
+                    IpAddr::V4(a) => (a.octets().to_vec(), 16),
+                    IpAddr::V6(a) => (a.octets().to_vec(), 28),
+                };
+                let kept = entries
+                    .iter()
+                    .map(|e| bytes(&e["value"]))
+                    .find(|v| usize::from(v[30]) == len)
+                    .unwrap();
+                assert_eq!(kept[..4], [30, len as u8, 0x30, 9], "{what}");
+                assert_eq!(kept[4..len - 8], address, "{what}");
+                assert_ne!(kept[len - 8..len], [0; 8], "{what}");
+                assert!(!status.out.contains("stash"), "{what}: {}", status.out);
+            }
         }
     }
 }

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Announcements that were suppressed, kept so that they can be restored. */
+#ifndef __EMPTCP_STASH_H__
+#define __EMPTCP_STASH_H__
+
+#include <emptcp/edit.h>
+#include <emptcp/types.h>
+
+/** A subflow, as the packet with the announcement has it, and the address id. */
+struct emptcp_stash_key {
+	struct emptcp_subflow subflow;
+	__u32 addr_id;
+};
+
+/** The longest announcement: IPv6, port, HMAC. */
+#define EMPTCP_STASH_BYTES 30
+
+/** An ADD_ADDR as it was. Its HMAC is a secret: no type of the vocabulary, so that nothing shows
+ * it. */
+struct emptcp_stashed {
+	__u8 option[EMPTCP_STASH_BYTES];
+	__u8 len;
+	__u8 pad;
+};
+
+/** The last of each subflow and address id; the oldest go first. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct emptcp_stash_key);
+	__type(value, struct emptcp_stashed);
+	__uint(max_entries, 4096);
+} stash SEC(".maps") EMPTCP_KEPT;
+
+/**
+ * Keeps the ADD_ADDR that begins at off, the offset from the start of the TCP
+ * header that a walk found. One whose HMAC is zeros has been suppressed before,
+ * and nobody could restore it: what is kept of it stays.
+ */
+static __always_inline void emptcp_stash_put(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					     __u32 off)
+{
+	struct emptcp_stash_key key = {};
+	struct emptcp_stashed value;
+	struct emptcp_pkt again;
+	__u32 len, proof = emptcp_forget(0);
+	const __u8 *opt;
+
+	off = emptcp_forget(off) & 63;
+	opt = tcpopt_at(ctx, pkt, off, TCPOLEN_MPTCP_ADD_ADDR_BASE);
+	if (!opt || emptcp_again(ctx, pkt, &again))
+		return;
+	value.len = len = emptcp_forget(opt[1]) & 63;
+	value.pad = 0;
+	key.addr_id = opt[3];
+	key.subflow.sport = bpf_ntohs(again.tcp->source);
+	key.subflow.dport = bpf_ntohs(again.tcp->dest);
+	key.subflow.zone = pkt->links->zone;
+	emptcp_saddr(&again, &key.subflow.src);
+	emptcp_daddr(&again, &key.subflow.dst);
+	/* Two bytes at a time: so the lengths go. What is not there must not be known as zeros, or
+	 * the verifier would follow each length. */
+	for (int i = 0; i < EMPTCP_STASH_BYTES; i += 2) {
+		__u32 last, two = emptcp_forget(0);
+
+		len = emptcp_forget(len) & 63;
+		opt = tcpopt_at(ctx, pkt, off + i, 2);
+		if (opt && i < len)
+			two = *(const __u16 *)opt;
+		*(__u16 *)(value.option + i) = emptcp_forget(two);
+		/* 1 for the last eight, without a branch. */
+		last = (len - TCPOLEN_MPTCP_ADD_ADDR_HMAC - 1 - i) >> 31;
+		asm volatile("" : "+r"(last));
+		proof = emptcp_forget(proof | two * last);
+	}
+	if (!proof)
+		return;
+	bpf_map_update_elem(&stash, &key, &value, BPF_ANY);
+}
+
+#endif /* __EMPTCP_STASH_H__ */
