@@ -125,6 +125,8 @@ enum emptcp_is {
 	/** Another part of the policy follows at this hook: packets that end here must not meet it.
 	 */
 	EMPTCP_IS_MORE,
+	/** Packets are replayed: their time is that of the capture (clock.h). */
+	EMPTCP_IS_REPLAYED,
 	/** With a way: it leads out of emptcp, the packet passes. */
 	EMPTCP_IS_PASS = 16,
 	/** With a way: it leads out of emptcp, the packet is dropped. */

@@ -12,6 +12,7 @@
 #ifndef __EMPTCP_TABLES_H__
 #define __EMPTCP_TABLES_H__
 
+#include <emptcp/clock.h>
 #include <emptcp/parse.h>
 #include <emptcp/values.h>
 
@@ -40,7 +41,7 @@ static __always_inline int emptcp_table_holds(struct emptcp_ctx *ctx, const stru
 	if (links->flags & EMPTCP_STEP_TIMED) {
 		const __u64 *expires = value + links->expires_at;
 
-		if (bpf_ktime_get_boot_ns() >= *expires)
+		if (emptcp_boot_now() >= *expires)
 			return 0;
 	}
 	if (links->flags & EMPTCP_STEP_LEAVES_VALUE)

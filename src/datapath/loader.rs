@@ -173,7 +173,7 @@ impl<'r> Loader<'r> {
                 let insns = self.step(class, *node, &maps, offsets[*node], state, &mut kept)?;
                 steps.push((
                     insns,
-                    self.choices(class, *node, group, &slots, &from[*node])?,
+                    self.choices(class, shared, *node, group, &slots, &from[*node])?,
                 ));
             }
             let Some(program) = self.load_group(class, group, &steps)? else {
@@ -249,6 +249,11 @@ impl<'r> Loader<'r> {
                 "reasons" => Some(maps.shared.reasons.as_fd()),
                 "chain_words" => Some(maps.shared.chain_words.as_fd()),
                 "handover" => Some(maps.shared.handover.as_fd()),
+                // In force nobody reads it: the placeholder stays, in no instruction.
+                "replay_clock" => Some(match &maps.shared.replay_clock {
+                    Some(clock) => clock.as_fd(),
+                    None => map.fd.as_fd(),
+                }),
                 _ if template.rodata.as_ref().is_some_and(|(i, _)| *i == index) => {
                     Some(maps.rodata.as_fd())
                 }
@@ -296,6 +301,7 @@ impl<'r> Loader<'r> {
     fn choices(
         &mut self,
         class: &Class,
+        shared: &Shared,
         number: usize,
         group: &[usize],
         slots: &[Option<u32>],
@@ -331,6 +337,7 @@ impl<'r> Loader<'r> {
         choices.set(Is::EMPTCP_IS_CHAIN_BYTES, node.first_actor);
         choices.set(Is::EMPTCP_IS_UNCOUNTED, !class.count);
         choices.set(Is::EMPTCP_IS_MORE, class.more);
+        choices.set(Is::EMPTCP_IS_REPLAYED, shared.replay_clock.is_some());
         choices.set(Is::EMPTCP_IS_RAW_IP, class.framing == Framing::Ip);
         choices.set(
             Is::EMPTCP_IS_FOLLOWED,

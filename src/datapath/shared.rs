@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) handover: MapHandle,
     /// Tables of the policy.
     pub(crate) tables: Tables,
+    /// The time of packets that are replayed; a policy in force has the kernel's.
+    pub(crate) replay_clock: Option<MapHandle>,
 }
 
 impl Shared {
@@ -66,6 +68,7 @@ impl Shared {
                 0,
             )?,
             tables: Tables::new(),
+            replay_clock: None,
         })
     }
 
@@ -120,6 +123,7 @@ pub(super) fn open_or_create(home: &Home, steps: u32) -> Result<Shared> {
         chain_words: open(CHAIN_WORDS, new.chain_words)?,
         handover: open(HANDOVER, new.handover)?,
         tables: new.tables,
+        replay_clock: None,
     })
 }
 
@@ -148,6 +152,7 @@ pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>
         chain_words,
         handover,
         tables: Tables::new(),
+        replay_clock: None,
     }))
 }
 

@@ -129,8 +129,14 @@ impl MapInfo {
     }
 }
 
-/// Maps that every step gets from the engine, by their names in `maps.h`.
-const ENGINE_MAPS: [&str; 4] = ["progs", "counters", "reasons", "chain_words"];
+/// Maps that every step gets from the engine, by their names in `maps.h`, `ctx.h` and `clock.h`.
+const ENGINE_MAPS: [&str; 5] = [
+    "progs",
+    "counters",
+    "reasons",
+    "chain_words",
+    "replay_clock",
+];
 
 impl Object {
     /// The maps that the module keeps state in.
