@@ -1,6 +1,6 @@
 //! Compiles the BPF programs: a skeleton for the entry program, from which the
 //! structures shared with it are taken too, and one object for each module and
-//! family of hooks that it declares.
+//! family of hooks that it declares. These are packed (`src/module/packed.rs`).
 
 use std::env;
 use std::error::Error;
@@ -18,7 +18,7 @@ const FAMILIES: [(&str, &str, &str); 2] = [
     ("tc", "-DEMPTCP_TC", "EMPTCP_HOOKS_XDP"),
 ];
 
-/// Folders of programs, and the constant that holds their objects.
+/// Folders of programs, and the static that holds their objects.
 const FOLDERS: [(&str, &str); 3] = [
     ("bpf/selectors", "MODULES"),
     ("bpf/actors", "MODULES"),
@@ -42,19 +42,50 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut table = String::new();
     for constant in ["MODULES", "MONOLITHS"] {
-        writeln!(
-            table,
-            "pub(crate) const {constant}: &[(&str, Family, &[u8])] = &["
-        )?;
+        let mut pack = Pack::default();
         for (folder, _) in FOLDERS.iter().filter(|(_, c)| *c == constant) {
             for source in sources(&root.join(folder))? {
-                objects(&root, &out, &source, &mut table)?;
+                objects(&root, &out, &source, &mut pack)?;
             }
         }
-        writeln!(table, "];")?;
+        pack.write(&out.join(format!("{constant}.lz4")), constant, &mut table)?;
     }
     fs::write(out.join("objects.rs"), table)?;
     Ok(())
+}
+
+/// Objects one behind the other, and the lines of the table that says where each is.
+#[derive(Default)]
+struct Pack {
+    bytes: Vec<u8>,
+    lines: String,
+}
+
+impl Pack {
+    fn add(&mut self, name: &str, variant: &str, object: &[u8]) -> Result<(), Box<dyn Error>> {
+        // libelf copies sections that are not aligned.
+        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        let (at, len) = (self.bytes.len(), object.len());
+        self.bytes.extend(object);
+        writeln!(
+            self.lines,
+            "        ({name:?}, Family::{variant}, {at}, {len}),"
+        )?;
+        Ok(())
+    }
+
+    /// Writes the block, and the static that includes it.
+    fn write(&self, file: &Path, constant: &str, table: &mut String) -> Result<(), Box<dyn Error>> {
+        fs::write(file, lz4_flex::block::compress(&self.bytes))?;
+        write!(
+            table,
+            "static {constant}: Packed = Packed {{\n    block: include_bytes!({file:?}),\n    \
+             len: {},\n    objects: &[\n{}    ],\n    unpacked: OnceLock::new(),\n}};\n",
+            self.bytes.len(),
+            self.lines
+        )?;
+        Ok(())
+    }
 }
 
 /// The programs of a folder, by name.
@@ -70,13 +101,8 @@ fn sources(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     Ok(found)
 }
 
-/// Compiles a module for each family of hooks that it is for, and lists the objects.
-fn objects(
-    root: &Path,
-    out: &Path,
-    source: &Path,
-    table: &mut String,
-) -> Result<(), Box<dyn Error>> {
+/// Compiles a module for each family of hooks that it is for, and packs the objects.
+fn objects(root: &Path, out: &Path, source: &Path, pack: &mut Pack) -> Result<(), Box<dyn Error>> {
     let text = fs::read_to_string(source)?;
     let file = source
         .file_name()
@@ -91,10 +117,7 @@ fn objects(
         let object = out.join(format!("{name}.{family}.o"));
         compiler(root, define).source(source).obj(&object).build()?;
         let variant = if family == "xdp" { "Xdp" } else { "Tc" };
-        writeln!(
-            table,
-            "    ({name:?}, Family::{variant}, include_bytes!({object:?})),"
-        )?;
+        pack.add(name, variant, &fs::read(&object)?)?;
     }
     Ok(())
 }

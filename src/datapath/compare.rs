@@ -13,17 +13,14 @@ use libbpf_rs::ObjectBuilder;
 use super::Counters;
 use super::counters;
 use crate::module::Family;
-use crate::module::monoliths;
+use crate::module::monolith;
 use crate::sys;
 use crate::sys::TestRun;
 
 /// Opens one of the programs of `benches/bpf`, writes its constants, loads it.
 /// `None`: there is no such program.
 fn load(name: &str, family: Family, constants: &[u8]) -> Result<Option<Object>> {
-    let Some((_, _, bytes)) = monoliths()
-        .iter()
-        .find(|(n, f, _)| *n == name && *f == family)
-    else {
+    let Some(bytes) = monolith(name, family)? else {
         return Ok(None);
     };
     let mut open = ObjectBuilder::default().open_memory(bytes)?;

@@ -5,6 +5,7 @@
 mod btf;
 mod desc;
 mod folder;
+mod packed;
 mod registry;
 mod screen;
 
@@ -24,4 +25,4 @@ pub use registry::Registry;
 pub use registry::Scope;
 pub use registry::Shape;
 pub use registry::describe;
-pub(crate) use registry::monoliths;
+pub(crate) use registry::monolith;

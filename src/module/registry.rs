@@ -1,9 +1,11 @@
 //! The modules that are there: those inside the binary, and those in folders.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use anyhow::bail;
@@ -14,6 +16,7 @@ use super::Module;
 use super::Type;
 use super::btf;
 use super::folder;
+use super::packed::Packed;
 use super::screen::screen;
 
 use crate::params::check_description;
@@ -190,8 +193,8 @@ struct Entry {
     origin: String,
     /// Its files; none of a built-in one.
     files: Vec<PathBuf>,
-    xdp: Option<Vec<u8>>,
-    tc: Option<Vec<u8>>,
+    xdp: Option<Cow<'static, [u8]>>,
+    tc: Option<Cow<'static, [u8]>>,
 }
 
 /// All modules that a policy can use, by name.
@@ -215,9 +218,9 @@ impl Registry {
             modules: Vec::new(),
             folders: Vec::new(),
         };
-        for (file, family, bytes) in MODULES {
+        for (file, family, bytes) in MODULES.objects()? {
             let origin = format!("built-in {file}");
-            registry.add(&origin, *family, bytes)?;
+            registry.add(&origin, family, bytes.into())?;
         }
         registry.finish();
         Ok(registry)
@@ -236,7 +239,7 @@ impl Registry {
         }
         for file in folder::read(folder)? {
             let origin = file.path.display().to_string();
-            let name = self.add(&origin, file.family, &file.bytes)?;
+            let name = self.add(&origin, file.family, file.bytes.into())?;
             let entry = self
                 .entries
                 .iter_mut()
@@ -272,9 +275,9 @@ impl Registry {
     }
 
     /// Adds an object; the name of its module.
-    fn add(&mut self, origin: &str, family: Family, bytes: &[u8]) -> Result<String> {
+    fn add(&mut self, origin: &str, family: Family, bytes: Cow<'static, [u8]>) -> Result<String> {
         let object =
-            describe(bytes, family).map_err(|problem| anyhow::anyhow!("{origin}: {problem}"))?;
+            describe(&bytes, family).map_err(|problem| anyhow::anyhow!("{origin}: {problem}"))?;
         let stem = |origin: &str| {
             let origin = origin.strip_suffix(".o").unwrap_or(origin);
             origin
@@ -314,8 +317,8 @@ impl Registry {
             }
         };
         match family {
-            Family::Xdp => slot.xdp = Some(bytes.to_vec()),
-            Family::Tc => slot.tc = Some(bytes.to_vec()),
+            Family::Xdp => slot.xdp = Some(bytes),
+            Family::Tc => slot.tc = Some(bytes),
         }
         Ok(name)
     }
@@ -355,7 +358,15 @@ impl Registry {
     }
 }
 
-/// Programs to compare with: everything of a chain in one (`emptcp bench`).
-pub(crate) fn monoliths() -> &'static [(&'static str, Family, &'static [u8])] {
-    MONOLITHS
+/// A program to compare with, everything of a chain in one (`emptcp bench`); `None`: there is none
+/// of this name.
+///
+/// # Errors
+///
+/// The binary was built wrong.
+pub(crate) fn monolith(name: &str, family: Family) -> Result<Option<&'static [u8]>> {
+    let found = MONOLITHS
+        .objects()?
+        .find(|(n, f, _)| *n == name && *f == family);
+    Ok(found.map(|(_, _, bytes)| bytes))
 }
