@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use emptcp::datapath::Options;
 use emptcp::module::Hook;
+use emptcp::module::Registry;
 use emptcp_test::csum::sums;
 use emptcp_test::hosts::Family;
 use emptcp_test::options::Opt;
@@ -16,8 +17,14 @@ use emptcp_test::packet::Built;
 use emptcp_test::packet::Checksum;
 use emptcp_test::packet::Packet;
 use emptcp_test::packet::Tcp;
+use hmac::Hmac;
+use hmac::KeyInit as _;
+use hmac::Mac as _;
 use kernel::Loaded;
 use serde_json::json;
+use sha1::Sha1;
+use sha2::Digest as _;
+use sha2::Sha256;
 
 const MPTCP: u8 = 30;
 const DSS: u8 = 2;
@@ -263,4 +270,68 @@ fn root_helpers_that_write() {
         }
     }
     assert!(changed > 1000, "{changed}");
+}
+
+/// What `toolkit_sha` writes down: tokens and first sequence numbers of both versions, HMAC.
+fn hashes(registry: &Registry, hook: Hook, keys: [u64; 2], message: &[u8]) -> Vec<u8> {
+    let step = json!({ "toolkit_sha":
+        { "first": keys[0], "second": keys[1], "message": message } });
+    let chain = json!({ "name": "sha", "act": [step] });
+    let loaded = Loaded::new(registry, hook, &[chain], Options::default()).unwrap();
+    let packet = Packet::new().build(Family::Ip4).unwrap().bytes;
+    // Twice: nothing of the first time is in the way.
+    loaded.instance.run(&packet, None, 2).unwrap();
+    loaded.instance.state("hashes").unwrap().remove(0).1
+}
+
+#[test]
+fn root_hashes() {
+    let registry = kernel::registry_with(&["toolkit_sha"]);
+    let mut random = Random(3);
+    for hook in [Hook::Xdp, Hook::TcIngress] {
+        for len in 0..=24 {
+            let keys = [random.next(), random.next()];
+            let message: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+            let found = hashes(&registry, hook, keys, &message);
+            let (sha1, sha256) = (
+                Sha1::digest(keys[0].to_be_bytes()),
+                Sha256::digest(keys[0].to_be_bytes()),
+            );
+            let mut hmac =
+                Hmac::<Sha256>::new_from_slice(&keys.map(u64::to_be_bytes).concat()).unwrap();
+            hmac.update(&message);
+            let mut expected = Vec::new();
+            let word = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap()).to_ne_bytes();
+            let long = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap()).to_ne_bytes();
+            expected.extend(word(&sha1[..4]));
+            expected.extend(word(&sha256[..4]));
+            expected.extend(long(&sha1[12..]));
+            expected.extend(long(&sha256[24..]));
+            expected.extend(hmac.finalize().into_bytes().chunks(4).flat_map(word));
+            assert_eq!(found, expected, "{hook}: {keys:x?} {message:02x?}");
+        }
+    }
+}
+
+/// What real ends made of their keys, from `tests/pcaps`.
+#[test]
+fn root_hashes_of_captures() {
+    let registry = kernel::registry_with(&["toolkit_sha"]);
+    // mptcp-v0.pcap: the token of the MP_JOIN in frame 8.
+    let v0 = hashes(
+        &registry,
+        Hook::TcIngress,
+        [10_843_866_842_831_127_890, 0],
+        &[],
+    );
+    assert_eq!(v0[..4], 3_833_528_642_u32.to_ne_bytes());
+    // mptcp-aa-v1.pcap: the HMAC of the ADD_ADDR of id 1, 192.168.136.225. Who sent it took the
+    // leftmost 64 bits; RFC 8684 (3.4.1) and Linux take the rightmost.
+    let keys = [8_339_282_239_122_616_011, 10_307_750_418_878_507_713];
+    let v1 = hashes(&registry, Hook::Xdp, keys, &[1, 192, 168, 136, 225, 0, 0]);
+    let left: Vec<u8> = v1[24..32]
+        .chunks(4)
+        .flat_map(|w| w.iter().rev().copied())
+        .collect();
+    assert_eq!(left, 7_392_984_743_117_484_396_u64.to_be_bytes());
 }
