@@ -41,4 +41,21 @@ static __always_inline __u32 emptcp_payload_len(struct emptcp_ctx *ctx,
 	return len > headers ? len - headers : 0;
 }
 
+/**
+ * Bytes that the packet takes on the wire, from its link-layer header on: each
+ * segment of a GSO or GRO packet has headers of its own there (as
+ * qdisc_pkt_len_init() of the kernel counts). Without preamble, checksum of the
+ * frame and gap.
+ */
+static __always_inline __u32 emptcp_wire_len(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
+{
+	__u32 len = ctx_len(ctx, emptcp_is(EMPTCP_IS_FRAGS)), headers = pkt->tcp_off + pkt->tcp_len;
+	__u32 segments = ctx_segments(ctx), size = ctx_segment_size(ctx);
+
+	/* Of one that a guest made the kernel does not believe the number (SKB_GSO_DODGY). */
+	if (size && segments < 2 && len > headers)
+		segments = (len - headers + size - 1) / size;
+	return len + (segments - 1) * headers;
+}
+
 #endif /* __EMPTCP_LENGTH_H__ */

@@ -18,6 +18,7 @@ mod many;
 mod mptcp;
 mod others;
 mod outside;
+mod police;
 mod raw;
 mod refusals;
 mod rig;

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <emptcp/clock.h>
+#include <emptcp/ecn.h>
+#include <emptcp/length.h>
+#include <emptcp/module.h>
+
+enum police_per {
+	POLICE_PER_CHAIN,
+	POLICE_PER_SUBFLOW,
+};
+
+enum police_exceed {
+	POLICE_EXCEED_DROP,
+	POLICE_EXCEED_CE,
+};
+
+struct police_params {
+	emptcp_rate rate EMPTCP_DOC("Bytes on the wire from the link-layer header on; 0: none pass")
+		EMPTCP_REQUIRED;
+	emptcp_bytes burst EMPTCP_DOC("What may pass at once after a pause; 0: what the rate "
+				      "carries in 250 ms, 128 KiB at least") EMPTCP_DEFAULT("0")
+		EMPTCP_MAX("1GiB");
+	enum police_per per EMPTCP_DOC("chain: all its packets share the rate; subflow: each "
+				       "direction of each subflow has it for itself")
+		EMPTCP_DEFAULT("chain");
+	enum police_exceed
+		exceed EMPTCP_DOC("drop: packets beyond rate and burst are dropped; ce: of "
+				  "those whose ends understand ECN, one more burst "
+				  "passes, marked CE") EMPTCP_DEFAULT("drop");
+};
+
+struct police_key {
+	struct emptcp_subflow subflow;
+	emptcp_step_id step;
+	__u32 pad;
+};
+
+/*
+ * A token bucket as the time at which it will be full again (the theoretical
+ * arrival time of a virtual scheduling algorithm, ITU-T I.371), in units of
+ * police_unit. It is the sum of two numbers: what was spent only grows, by atomic
+ * additions, so no packet is forgotten whichever CPUs the others are on; the start
+ * is stored whole, computed from what was spent when it was read, so two that move
+ * it do the same. CPUs may see the same tokens at once, and pass a packet each;
+ * what they spent is missing after that. A lock (bpf_spin_lock) would have to lie
+ * in another map, because one of type LRU_HASH takes none.
+ */
+struct police_bucket {
+	__u64 pad_start;
+	__u64 pad_spent;
+	/* Packets beyond the rate. */
+	__u64 exceeded;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct police_key);
+	__type(value, struct police_bucket);
+	__uint(max_entries, 65536);
+} police_buckets SEC(".maps") EMPTCP_KEPT;
+
+/* Units of a nanosecond: 64 bytes at 400 Gbit/s make 1.28 ns. */
+#define POLICE_UNIT_BITS 8
+/* Nanoseconds for a byte at 1 bit/s. */
+#define POLICE_BYTE 8000000000ULL
+/* Bursts that last longer (13 days) would not fit. */
+#define POLICE_LONGEST (1ULL << 50)
+
+/* Time that so many bytes (below 2^31) take at the rate (not 0), in units. */
+static __always_inline __u64 police_time(__u64 bytes, __u64 rate)
+{
+	__u64 ns = bytes * POLICE_BYTE / rate;
+
+	/* What one packet takes is exact to a unit: that adds up. */
+	if (bytes < 1 << 20)
+		return ((bytes * POLICE_BYTE << POLICE_UNIT_BITS) + rate / 2) / rate;
+	if (ns > POLICE_LONGEST)
+		ns = POLICE_LONGEST;
+	return ns << POLICE_UNIT_BITS;
+}
+
+enum police_taken {
+	/* Too few tokens; none were taken. */
+	POLICE_BEYOND,
+	POLICE_WITHIN,
+	/* Taken from those to come. */
+	POLICE_LENT,
+};
+
+/* Takes the tokens for a packet; lends: as many as a burst may be taken before they come. */
+static __always_inline int police_take(struct police_bucket *bucket, __u32 bytes, __u64 rate,
+				       __u64 burst, int lends)
+{
+	__u64 now = emptcp_now() << POLICE_UNIT_BITS;
+	__u64 spent = *(volatile __u64 *)&bucket->pad_spent;
+	__u64 cost = police_time(bytes, rate), limit = police_time(burst, rate);
+	__s64 missing = *(volatile __u64 *)&bucket->pad_start + spent - now;
+	int taken = POLICE_WITHIN;
+
+	if (missing <= 0) {
+		bucket->pad_start = now - spent;
+	} else if (missing + cost > limit) {
+		/* More than can be: the rate was another one, or years have passed. */
+		if (missing > (__s64)(2 * limit + police_time(1 << 19, rate)))
+			bucket->pad_start = now - spent + limit;
+		if (!lends || missing + cost > 2 * limit)
+			return POLICE_BEYOND;
+		taken = POLICE_LENT;
+	}
+	/* So a full bucket lets one pass that is larger than it. */
+	__sync_fetch_and_add(&bucket->pad_spent, cost);
+	return taken;
+}
+
+static __always_inline int police_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+				      const struct police_params *p)
+{
+	struct police_bucket *bucket, first = {};
+	struct police_key key = {.step = pkt->links->step};
+	__u64 rate = p->rate, burst = p->burst;
+	int taken = POLICE_BEYOND;
+
+	if (p->per == POLICE_PER_SUBFLOW) {
+		key.subflow.sport = bpf_ntohs(pkt->tcp->source);
+		key.subflow.dport = bpf_ntohs(pkt->tcp->dest);
+		key.subflow.zone = pkt->links->zone;
+		emptcp_saddr(pkt, &key.subflow.src);
+		emptcp_daddr(pkt, &key.subflow.dst);
+	}
+	bucket = bpf_map_lookup_elem(&police_buckets, &key);
+	if (!bucket) {
+		first.pad_start = emptcp_now() << POLICE_UNIT_BITS;
+		bpf_map_update_elem(&police_buckets, &key, &first, BPF_NOEXIST);
+		bucket = bpf_map_lookup_elem(&police_buckets, &key);
+		if (!bucket)
+			return -EMPTCP_REASON_MAP_FULL;
+	}
+	if (!burst) {
+		/* As long as a sender pauses that lost all: TCP_RTO_MIN of Linux is 200 ms. */
+		burst = rate / 32;
+		if (burst < 128 << 10)
+			burst = 128 << 10;
+	}
+	/* Values of tables have no bounds. */
+	if (burst > 1 << 30)
+		burst = 1 << 30;
+	if (rate)
+		taken = police_take(bucket, emptcp_wire_len(ctx, pkt), rate, burst,
+				    p->exceed == POLICE_EXCEED_CE &&
+					    emptcp_ecn(pkt) != EMPTCP_ECN_NOT_ECT);
+	if (taken == POLICE_WITHIN)
+		return EMPTCP_SKIP;
+	__sync_fetch_and_add(&bucket->exceeded, 1);
+	if (taken == POLICE_BEYOND)
+		return EMPTCP_DROP;
+	if (emptcp_set_ce(ctx, pkt) == EMPTCP_CE_FAILED)
+		return -EMPTCP_REASON_WRITE;
+	return EMPTCP_NEXT;
+}
+
+/* No EMPTCP_EDITS: CE is outside of what an incomplete checksum of TCP covers. */
+EMPTCP_ACTOR(police, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_IMPURE,
+	     "Limits the rate by a token bucket: packets beyond it are dropped or marked (CE)");
