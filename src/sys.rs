@@ -668,6 +668,36 @@ pub(crate) fn grace_period() -> io::Result<()> {
     }
 }
 
+/// Mounts a file system that needs no device at no place: its root. It goes away with the last
+/// file that is open in it. Linux 5.2.
+pub(crate) fn mount_nowhere(kind: &CStr) -> io::Result<OwnedFd> {
+    const CLOEXEC: libc::c_uint = 1;
+    const CREATE: libc::c_uint = 6;
+    let none = ptr::null::<libc::c_char>();
+    // SAFETY: the kernel reads the name, which ends with a zero; the other pointers are NULL, as
+    // FSCONFIG_CMD_CREATE wants them. Each number that is returned is a file of our own.
+    unsafe {
+        let context = opened(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), CLOEXEC))?;
+        let fd = context.as_raw_fd();
+        let ret = libc::syscall(libc::SYS_fsconfig, fd, CREATE, none, none, 0);
+        if ret < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        opened(libc::syscall(libc::SYS_fsmount, fd, CLOEXEC, 0))
+    }
+}
+
+/// # Safety
+///
+/// The file belongs to the caller, who gives it away.
+unsafe fn opened(fd: libc::c_long) -> io::Result<OwnedFd> {
+    match libc::c_int::try_from(fd) {
+        // SAFETY: see above.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Stores 8 bytes at an offset of the only value of an `BPF_F_MMAPABLE` array with one store, so
 /// that a program reads either the old number or the new one.
 pub(crate) fn store_u64(map: impl AsFd, offset: usize, number: u64) -> io::Result<()> {

@@ -77,6 +77,7 @@ fn a_module_describes_every_type() {
             "ports: port range: Ports",
             "token: token: Token",
             "interface: interface: Interface",
+            "cgroup: cgroup: Cgroup",
             "yes: bool: Bool",
             "u8: u8: u8",
             "u16: u16: u16",
@@ -91,6 +92,7 @@ fn a_module_describes_every_type() {
             "times: list of time (at most 3): List without a table, min 1ms",
             "palette: list of one of red, dark_green, blue (at most 2): List of an enum",
             "numbers: list of u8 (at most 5): List of small numbers",
+            "cgroups: list of cgroup (at most 2): List of cgroups",
             "prefixes: list of prefix: List of prefixes",
             "addrs: list of address: List of addresses",
             "ranges: list of port range: List of ranges",
@@ -313,6 +315,7 @@ fn root_a_step_sees_every_value() {
         ("ports", json!("8000-8010"), [8000, 8010, 0, 0]),
         ("token", json!("0x1a2b3c4d"), one(0x1a2b_3c4d)),
         ("interface", json!("eth0"), one(1)),
+        ("cgroup", json!("/"), one(1)),
         ("yes", json!(true), one(1)),
         ("u8", json!(255), one(255)),
         ("u16", json!("0xfffe"), one(0xfffe)),
@@ -339,6 +342,7 @@ fn root_a_step_sees_every_value() {
         ),
         ("palette", json!(["blue", "dark_green"]), [2, 40, 5, 0]),
         ("numbers", json!([1, 2, 3, 4, 5]), [5, 1, 2, 0]),
+        ("cgroups", json!(["/", "/a/b"]), [2, 0, 2, 0]),
     ];
     // Each list as it fits into the parameters, then too long for them.
     let lists: Vec<(&str, Value, [u64; 4], Value, bool)> = vec![

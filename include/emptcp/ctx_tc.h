@@ -3,6 +3,8 @@
 #ifndef __EMPTCP_CTX_TC_H__
 #define __EMPTCP_CTX_TC_H__
 
+#include <emptcp/types.h>
+
 /** The kernel's context of a packet. */
 #define emptcp_ctx __sk_buff
 
@@ -111,6 +113,18 @@ static __always_inline void ctx_set_mark(struct emptcp_ctx *ctx, __u32 mark)
 	/* All four bytes: clang would store only those that change, which the kernel refuses. */
 	asm volatile("" : "+r"(mark));
 	ctx->mark = mark;
+}
+
+/**
+ * Whether the socket that sent the packet belongs to the cgroup, or to one
+ * below it. Egress only. 0 where the packet comes from no socket of this
+ * machine: forwarded, or sent for a connection in TIME_WAIT.
+ */
+static __always_inline int ctx_in_cgroup(struct emptcp_ctx *ctx, const struct emptcp_cgroup *cgroup)
+{
+	__u64 id = bpf_skb_ancestor_cgroup_id(ctx, cgroup->level);
+
+	return id && id == cgroup->id;
 }
 
 /**

@@ -43,6 +43,7 @@
 /** Hooks of a module. */
 #define EMPTCP_HOOKS_ALL "xdp,tc-ingress,tc-egress"
 #define EMPTCP_HOOKS_TC "tc-ingress,tc-egress"
+#define EMPTCP_HOOKS_TC_EGRESS "tc-egress"
 #define EMPTCP_HOOKS_XDP "xdp"
 
 /** Flags of a module, separated by commas inside one string: "edits,impure". */

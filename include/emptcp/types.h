@@ -54,6 +54,18 @@ struct emptcp_subflow {
 	__u32 zone;
 };
 
+/**
+ * A cgroup (version 2), from its path at apply. JSON: "/system.slice/nginx.service".
+ * See bpf_skb_ancestor_cgroup_id().
+ */
+struct emptcp_cgroup {
+	/** Inode of its folder, as bpf_skb_cgroup_id() gives it; never 0. */
+	__u64 id;
+	/** How many cgroups it is below that of the whole machine, which has 0. */
+	__u32 level;
+	__u32 pad;
+};
+
 /** Key of a table of prefixes. */
 struct emptcp_prefix_key {
 	/** 32 for the family and the bits of the mask (an IPv4 one has 96 more). */

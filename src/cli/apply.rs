@@ -18,6 +18,8 @@ use super::print_invalid;
 use super::print_json;
 use super::running_kernel;
 use crate::datapath::Apply;
+use crate::datapath::Host;
+use crate::datapath::Judge;
 use crate::datapath::Origin;
 use crate::datapath::Outcome;
 use crate::datapath::interfaces;
@@ -68,16 +70,16 @@ pub(super) fn put_in_force(
     origin: Origin,
     dry_run: bool,
 ) -> Result<Option<Done>> {
-    let interfaces = interfaces()?;
+    let host = Host::new(interfaces()?, Judge::InForce);
     let kernel = running_kernel()?;
-    let planned = bind_policy(context, policy, &interfaces, kernel).and_then(|chains| {
+    let planned = bind_policy(context, policy, &host, kernel).and_then(|chains| {
         let plan = plan(
             &chains,
             context.registry.modules(),
-            &interfaces.0,
+            &host.interfaces.0,
             &budget(),
         )?;
-        Ok((chains, plan, table::planned(policy, &interfaces)?))
+        Ok((chains, plan, table::planned(policy, &host)?))
     });
     let (chains, plan, tables) = match planned {
         Ok(planned) => planned,
@@ -90,7 +92,8 @@ pub(super) fn put_in_force(
         origin,
         chains: &chains,
         plan: &plan,
-        interfaces: &interfaces,
+        interfaces: &host.interfaces,
+        cgroups: host.cgroups(),
         tables: &tables,
     };
     if dry_run {

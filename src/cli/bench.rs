@@ -504,6 +504,7 @@ fn sample(name: &str, ty: &Type) -> Option<Value> {
         Type::Prefix => json!("10.0.0.0/8"),
         Type::Port | Type::PortRange => json!(port),
         Type::Interface => json!("bench"),
+        Type::Cgroup => json!("/"),
         Type::Bool => json!(true),
         Type::Token | Type::Uint(_) | Type::Int(_) => json!(1),
         Type::Enum { values, .. } => json!(values.first()?.0),

@@ -15,13 +15,13 @@ use super::part_of;
 use super::print_invalid;
 use super::print_json;
 use super::running_kernel;
+use crate::datapath::Host;
+use crate::datapath::Judge;
 use crate::datapath::interfaces;
 use crate::graph::Budget;
 use crate::interface::Interface;
 use crate::interface::Interfaces;
 use crate::module::KernelVersion;
-use crate::params::AnyInterface;
-use crate::params::InterfaceResolver;
 use crate::plan::Plan;
 use crate::plan::longest_paths;
 use crate::plan::plan;
@@ -84,7 +84,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
 pub(super) struct Checked {
     pub(super) plan: Plan,
     pub(super) tables: Vec<Planned>,
-    pub(super) interfaces: Interfaces,
+    pub(super) host: Host,
     pub(super) budget: Budget<'static>,
 }
 
@@ -100,29 +100,32 @@ pub(super) fn with_plan(
         return Ok(Done::Invalid);
     };
     // For another machine every interface that the policy names is there.
-    let interfaces = match kernel {
-        Some(_) => named_interfaces(&policy),
-        None => interfaces()?,
-    };
-    let resolver: &dyn InterfaceResolver = if kernel.is_some() {
-        &AnyInterface
-    } else {
-        &interfaces
+    let host = match kernel {
+        Some(_) => Host::new(named_interfaces(&policy), Judge::Elsewhere),
+        None => Host::new(interfaces()?, Judge::Checked),
     };
     let budget = budget();
     let kernel = kernel.map_or_else(running_kernel, Ok)?;
-    let planned = bind_policy(context, &policy, resolver, kernel).and_then(|chains| {
-        let plan = plan(&chains, context.registry.modules(), &interfaces.0, &budget)?;
-        Ok((plan, table::planned(&policy, resolver)?))
+    let planned = bind_policy(context, &policy, &host, kernel).and_then(|chains| {
+        let plan = plan(
+            &chains,
+            context.registry.modules(),
+            &host.interfaces.0,
+            &budget,
+        )?;
+        Ok((plan, table::planned(&policy, &host)?))
     });
     match planned {
         Ok((plan, tables)) => {
             let checked = Checked {
                 plan,
                 tables,
-                interfaces,
+                host,
                 budget,
             };
+            for why in checked.host.missing() {
+                eprintln!("emptcp: warning: {why}: apply would refuse that");
+            }
             show(&checked).map(|()| Done::Yes)
         }
         Err(errors) => print_invalid(context, &errors),

@@ -24,7 +24,6 @@ use crate::memory::Memory;
 use crate::memory::estimate;
 use crate::module::KernelVersion;
 use crate::module::Kind;
-use crate::params::AnyInterface;
 use crate::params::InterfaceResolver;
 use crate::params::decode;
 use crate::plan::ClassPlan;
@@ -45,12 +44,8 @@ pub(super) struct Args {
 pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     with_plan(context, &args.path, args.kernel, |checked| {
         let (plan, budget) = (&checked.plan, &checked.budget);
-        let resolver: &dyn InterfaceResolver = match args.kernel {
-            Some(_) => &AnyInterface,
-            None => &checked.interfaces,
-        };
         let runs: Vec<Run<'_>> = (0..plan.classes.len())
-            .map(|class| Run::new(context, plan, class, budget, resolver))
+            .map(|class| Run::new(context, plan, class, budget, &checked.host))
             .collect();
         if args.dot {
             print!("{}", dot(&runs));

@@ -101,6 +101,7 @@ impl<'a> Change<'a> {
             policy: self.apply.policy.clone(),
             source,
             applied,
+            cgroups: self.apply.cgroups.clone(),
             counters: self.shared.counters.len(),
             ids: BTreeMap::new(),
             bases: BTreeMap::new(),

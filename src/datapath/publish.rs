@@ -110,6 +110,8 @@ pub struct Apply<'a> {
     pub plan: &'a Plan,
     /// The interfaces of the plan.
     pub interfaces: &'a Interfaces,
+    /// The cgroups that the policy names, by path: ids.
+    pub cgroups: BTreeMap<String, u64>,
     /// The tables of the policy.
     pub tables: &'a [Planned],
 }
@@ -241,10 +243,13 @@ impl Apply<'_> {
         {
             self.sweep_state(home, &classes)?;
             let (source, applied) = self.remembered(Some(stored));
-            if (&source, &applied) != (&stored.source, &stored.applied) {
+            let cgroups = &self.cgroups;
+            let now = (&source, &applied, cgroups);
+            if now != (&stored.source, &stored.applied, &stored.cgroups) {
                 let now = Stored {
                     source,
                     applied,
+                    cgroups: cgroups.clone(),
                     ..stored.clone()
                 };
                 now.pin_again(home)?;

@@ -43,6 +43,9 @@ pub(crate) struct Stored {
     /// That policy, where chains were changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) applied: Option<serde_json::Value>,
+    /// Ids of the cgroups that the policy names, by path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) cgroups: BTreeMap<String, u64>,
     /// Blocks of counters.
     pub(crate) counters: usize,
     /// Number of each step in the counters, by its id and module.

@@ -414,6 +414,7 @@ fn table_type(btf: &Btf<'_>, map: &Var<'_>) -> Result<Type, Problem> {
         false => match param_type(btf, value, None)? {
             Type::Prefix
             | Type::PortRange
+            | Type::Cgroup
             | Type::Enum { .. }
             | Type::Set { .. }
             | Type::List { .. }
@@ -562,6 +563,7 @@ fn named_type(name: &str) -> Option<Type> {
         "emptcp_port_range" => Type::PortRange,
         "emptcp_token" => Type::Token,
         "emptcp_ifindex" => Type::Interface,
+        "emptcp_cgroup" => Type::Cgroup,
         "emptcp_bool" => Type::Bool,
         _ => return None,
     })

@@ -190,6 +190,9 @@ pub enum Type {
     Token,
     /// `emptcp_ifindex`: `__u32`, resolved from an interface's name at `apply`.
     Interface,
+    /// `struct emptcp_cgroup` (16 bytes): id and level of a cgroup, resolved from its path at
+    /// `apply`.
+    Cgroup,
     /// `emptcp_bool`: `__u8`, 0 or 1.
     Bool,
     /// `__u8` … `__u64`: size in bytes. JSON: number or `"0x…"`.
@@ -255,6 +258,7 @@ impl fmt::Display for Type {
             Type::PortRange => f.write_str("port range"),
             Type::Token => f.write_str("token"),
             Type::Interface => f.write_str("interface"),
+            Type::Cgroup => f.write_str("cgroup"),
             Type::Bool => f.write_str("bool"),
             Type::Uint(size) => write!(f, "u{}", size * 8),
             Type::Int(size) => write!(f, "s{}", size * 8),

@@ -17,8 +17,8 @@ use crate::module::Type;
 /// The inverse of [`super::encode`], for people: defaults are spelled out, quantities
 /// have the largest unit that keeps them exact.
 ///
-/// Encoding the result gives `encoded` again, unless an interface has gone, whose
-/// index then stands for its name. A parameter whose bytes say nothing that JSON could is left out.
+/// Encoding the result gives `encoded` again, unless an interface or a cgroup has gone, whose
+/// number then stands for its name. A parameter whose bytes say nothing that JSON could is left out.
 pub fn decode(module: &Module, encoded: &Encoded, interfaces: &dyn InterfaceResolver) -> Plain {
     let params = module.params.iter().filter_map(|param| {
         let value = decode_param(param, encoded, interfaces)?;
@@ -34,6 +34,7 @@ fn decode_param(
 ) -> Option<Plain> {
     let single = |ty: &Type, bytes: &[u8]| match (ty, scalar::decode(ty, bytes, interfaces)) {
         (Type::Interface, None) => Some(Plain::from(scalar::from_number(bytes))),
+        (Type::Cgroup, None) => Some(Plain::from(scalar::from_number(bytes.get(..8)?))),
         (_, value) => value,
     };
     let binding = |map: &str| encoded.tables.iter().find(|binding| binding.map == map);

@@ -1,5 +1,6 @@
 //! Modules that exist nowhere, for tests: together they use every type.
 
+use super::Cgroup;
 use super::InterfaceResolver;
 use super::scalar;
 use crate::module::Flags;
@@ -131,6 +132,7 @@ pub(crate) fn paint() -> Module {
         .between("1", "")
         .with("token", Type::Token)
         .with("interface", Type::Interface)
+        .with("cgroup", Type::Cgroup)
         .with("bool", Type::Bool)
         .with("u8", Type::Uint(1))
         .with("u16", Type::Uint(2))
@@ -226,7 +228,7 @@ pub(crate) fn registry() -> Vec<Module> {
     ]
 }
 
-/// `eth0` is 2, `wwan0` is 3.
+/// `eth0` is 2, `wwan0` is 3, and the cgroup `/web` 7.
 pub(crate) struct TwoInterfaces;
 
 impl InterfaceResolver for TwoInterfaces {
@@ -245,5 +247,16 @@ impl InterfaceResolver for TwoInterfaces {
 
     fn names(&self) -> Vec<String> {
         vec!["eth0".to_owned(), "wwan0".to_owned()]
+    }
+
+    fn cgroup(&self, path: &str) -> Result<Cgroup, String> {
+        match path {
+            "/web" => Ok(Cgroup { id: 7, level: 1 }),
+            _ => Err(format!("there is no cgroup {path:?}")),
+        }
+    }
+
+    fn cgroup_path(&self, id: u64) -> Option<String> {
+        (id == 7).then(|| "/web".to_owned())
     }
 }

@@ -30,12 +30,43 @@ pub use table::encode_value;
 pub use table::key_size;
 pub use table::value_size;
 
+use std::hash::DefaultHasher;
+use std::hash::Hash as _;
+use std::hash::Hasher as _;
+
 use crate::module::TableKey;
 
 /// The `count` of a list that is in a table, because it is longer than the parameters hold.
 pub const LIST_IN_TABLE: u32 = 0xffff_ffff;
 
-/// Interfaces of the machine.
+/// A cgroup (version 2), as the kernel tells it apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cgroup {
+    /// Inode of its folder; never 0.
+    pub id: u64,
+    /// How many cgroups it is below that of the whole machine.
+    pub level: u32,
+}
+
+impl Cgroup {
+    /// What stands for a cgroup of a machine that is not this one: another path has another id,
+    /// and no cgroup of a kernel has it.
+    pub fn elsewhere(path: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        path.hash(&mut hasher);
+        let level = path.split('/').filter(|part| !part.is_empty()).count() as u32;
+        match level {
+            // The same everywhere: the first node of the file system.
+            0 => Self { id: 1, level },
+            _ => Self {
+                id: hasher.finish() | 1 << 63,
+                level,
+            },
+        }
+    }
+}
+
+/// Interfaces of the machine, and its cgroups.
 pub trait InterfaceResolver {
     /// The index of the interface with this name or alternative name.
     fn index(&self, name: &str) -> Option<u32>;
@@ -45,9 +76,23 @@ pub trait InterfaceResolver {
 
     /// All names, for proposals.
     fn names(&self) -> Vec<String>;
+
+    /// The cgroup of a path.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, for people.
+    fn cgroup(&self, path: &str) -> Result<Cgroup, String> {
+        Err(format!("nothing is known here of the cgroup {path:?}"))
+    }
+
+    /// A path that was asked for, and had this id.
+    fn cgroup_path(&self, _id: u64) -> Option<String> {
+        None
+    }
 }
 
-/// Accepts every name, as index 1: for checks that are not about this machine.
+/// Accepts every name, as index 1, and every cgroup: for checks that are not about this machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AnyInterface;
 
@@ -62,6 +107,10 @@ impl InterfaceResolver for AnyInterface {
 
     fn names(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    fn cgroup(&self, path: &str) -> Result<Cgroup, String> {
+        Ok(Cgroup::elsewhere(path))
     }
 }
 

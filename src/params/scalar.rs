@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 
 use serde_json::Value as Plain;
 
+use super::Cgroup;
 use super::InterfaceResolver;
 use crate::module::Param;
 use crate::module::Type;
@@ -21,7 +22,7 @@ pub(super) fn size(ty: &Type) -> Option<usize> {
     match ty {
         Type::Bytes | Type::Rate | Type::Time | Type::Set { .. } => Some(8),
         Type::Ratio | Type::Token | Type::Interface | Type::PortRange => Some(4),
-        Type::Addr => Some(16),
+        Type::Addr | Type::Cgroup => Some(16),
         Type::Prefix => Some(32),
         Type::Port => Some(2),
         Type::Bool => Some(1),
@@ -89,6 +90,10 @@ pub(super) fn encode(
             .map(|(first, last)| [number(first.into(), 2), number(last.into(), 2)].concat()),
         Type::Token => quantity::token(json).map(|v| number(v.into(), 4)),
         Type::Interface => interface(json, interfaces).map(|v| number(v.into(), 4)),
+        Type::Cgroup => cgroup(json, interfaces).map(|cgroup| {
+            let level = number(u64::from(cgroup.level), 4);
+            [number(cgroup.id, 8), level, vec![0; 4]].concat()
+        }),
         Type::Bool => match json.value {
             Value::Bool(value) => Ok(vec![value.into()]),
             _ => Err(Diagnostic::expected(
@@ -155,6 +160,19 @@ fn interface(json: &Json, interfaces: &dyn InterfaceResolver) -> Result<u32, Dia
     })
 }
 
+fn cgroup(json: &Json, host: &dyn InterfaceResolver) -> Result<Cgroup, Diagnostic> {
+    let plain = |path: &&str| {
+        let mut parts = path.split('/');
+        path.starts_with('/') && !path.contains('\0') && parts.all(|p| p != "." && p != "..")
+    };
+    let path = json.as_str().filter(plain).ok_or_else(|| {
+        let expected = "the path of a cgroup such as \"/system.slice/nginx.service\"";
+        Diagnostic::expected(&json.at, expected, json.found())
+    })?;
+    let found = host.cgroup(path);
+    found.map_err(|why| Diagnostic::new(&json.at, why))
+}
+
 /// The inverse of [`encode`]; `None` for bytes that it never gives, such as a
 /// value of an enum without a name.
 pub(super) fn decode(ty: &Type, bytes: &[u8], interfaces: &dyn InterfaceResolver) -> Option<Plain> {
@@ -185,6 +203,10 @@ pub(super) fn decode(ty: &Type, bytes: &[u8], interfaces: &dyn InterfaceResolver
         }
         Type::Token => quantity::show_token(u32::try_from(value).ok()?),
         Type::Interface => Plain::from(interfaces.name(u32::try_from(value).ok()?)?),
+        Type::Cgroup => {
+            let id = from_number(bytes.get(..8)?);
+            Plain::from(interfaces.cgroup_path(id)?)
+        }
         Type::Bool => Plain::from(value != 0),
         Type::Uint(_) => Plain::from(value),
         Type::Int(_) => Plain::from(from_signed(bytes)),

@@ -22,6 +22,7 @@ fn single(ty: &Type) -> Value {
         Type::Prefix => refer("prefix"),
         Type::PortRange => refer("port_range"),
         Type::Interface => json!({ "type": "string", "minLength": 1 }),
+        Type::Cgroup => refer("cgroup"),
         Type::Bool => json!({ "type": "boolean" }),
         Type::Enum { values, .. } => words(values),
         Type::Set { values } => {

@@ -22,6 +22,7 @@ struct every_type_params {
 	struct emptcp_port_range ports EMPTCP_DOC("Ports");
 	emptcp_token token EMPTCP_DOC("Token");
 	emptcp_ifindex interface EMPTCP_DOC("Interface");
+	struct emptcp_cgroup cgroup EMPTCP_DOC("Cgroup");
 	emptcp_bool yes EMPTCP_DOC("Bool");
 	__u8 u8 EMPTCP_DOC("u8");
 	__u16 u16 EMPTCP_DOC("u16");
@@ -36,6 +37,7 @@ struct every_type_params {
 	EMPTCP_LIST(emptcp_time, 3) times EMPTCP_DOC("List without a table") EMPTCP_MIN("1ms");
 	EMPTCP_LIST(enum colour, 2) palette EMPTCP_DOC("List of an enum");
 	EMPTCP_LIST(__u8, 5) numbers EMPTCP_DOC("List of small numbers");
+	EMPTCP_LIST(struct emptcp_cgroup, 2) cgroups EMPTCP_DOC("List of cgroups");
 	EMPTCP_LIST(struct emptcp_prefix, 2) prefixes EMPTCP_DOC("List of prefixes");
 	EMPTCP_LIST(struct emptcp_addr, 2) addrs EMPTCP_DOC("List of addresses");
 	EMPTCP_LIST(struct emptcp_port_range, 2) ranges EMPTCP_DOC("List of ranges");
@@ -78,7 +80,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, struct seen_value);
-	__uint(max_entries, 29);
+	__uint(max_entries, 31);
 } seen SEC(".maps");
 
 static __always_inline void see(__u32 *n, __u64 a, __u64 b, __u64 c, __u64 d)
@@ -113,6 +115,7 @@ static __always_inline __u64 half(const struct emptcp_addr *addr, int i)
 #define plain(item) (item)
 #define low(item) half(&(item), 2)
 #define prefix(item) (half(&(item).addr, 2) ^ half(&(item).mask, 2))
+#define level(item) ((item).level)
 #define range(item) ((__u64)(item).first << 32 | (item).last)
 
 static __always_inline int every_type_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
@@ -140,6 +143,7 @@ static __always_inline int every_type_act(struct emptcp_ctx *ctx, const struct e
 	see(&n, p->ports.first, p->ports.last, 0, 0);
 	see(&n, p->token, 0, 0, 0);
 	see(&n, p->interface, 0, 0, 0);
+	see(&n, p->cgroup.id, p->cgroup.level, 0, 0);
 	see(&n, p->yes, 0, 0, 0);
 	see(&n, p->u8, 0, 0, 0);
 	see(&n, p->u16, 0, 0, 0);
@@ -154,6 +158,7 @@ static __always_inline int every_type_act(struct emptcp_ctx *ctx, const struct e
 	see_list(&p->times, plain, NULL);
 	see_list(&p->palette, plain, NULL);
 	see_list(&p->numbers, plain, NULL);
+	see_list(&p->cgroups, level, NULL);
 	see_list(&p->prefixes, prefix, bpf_map_lookup_elem(&more_prefixes, &key));
 	see_list(&p->addrs, low, bpf_map_lookup_elem(&more_addrs, &addr));
 	see_list(&p->ranges, range, bpf_map_lookup_elem(&more_ranges, &port));
