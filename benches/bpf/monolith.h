@@ -124,7 +124,22 @@ static __always_inline int monolith_begin(struct emptcp_ctx *ctx, struct emptcp_
 			(c)->step[(n)].bytes += ctx_len(ctx, 0); \
 	} while (0)
 
-/** Whether the TCP header holds an MPTCP option. */
+/** What is among the TCP options. */
+enum monolith_found {
+	MONOLITH_MPTCP = 1,
+	MONOLITH_SIGNED = 2,
+};
+
+static __always_inline int monolith_visit(const struct tcpopt *opt, void *arg)
+{
+	__u32 kind = opt->at[0], *found = arg;
+
+	*found |= (kind == TCPOPT_MPTCP && opt->len > 2) * MONOLITH_MPTCP;
+	*found |= (kind == TCPOPT_MD5SIG || kind == TCPOPT_AO) * MONOLITH_SIGNED;
+	return TCPOPT_GO_ON;
+}
+
+/** Whether the TCP header holds an MPTCP option, and one that signs it: enum monolith_found. */
 __noinline int monolith_options(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 tcp_len)
 {
 	struct emptcp_pkt pkt = {
@@ -132,21 +147,23 @@ __noinline int monolith_options(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 tcp
 		.tcp_off = tcp_off & EMPTCP_OFF_MASK,
 		.tcp_len = tcp_len & 63,
 	};
+	__u32 found = 0;
 
-	return mptcp_find(ctx, &pkt);
+	tcpopt_walk(ctx, &pkt, TCPOPT_OTHERS, 2, monolith_visit, &found);
+	return found;
 }
 
-static __always_inline int monolith_mptcp(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
-{
-	return monolith_options(ctx, pkt->tcp_off, pkt->tcp_len);
-}
-
-/** Clamps the window to so many units: 1 done, 0 not needed, negative: failed. */
+/** Clamps the window to so many units: 1 done, 0 not needed, negative: failed. found: of the walk
+ * through the options. */
 static __always_inline int monolith_clamp(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-					  __u16 window)
+					  int found, __u16 window)
 {
 	if (pkt->tcp->syn || pkt->tcp->rst || window >= bpf_ntohs(pkt->tcp->window))
 		return 0;
+	if (found & MONOLITH_SIGNED) {
+		emptcp_count_reason(MONOLITH_HOOK, EMPTCP_REASON_SIGNED);
+		return -1;
+	}
 	return emptcp_set_window(ctx, pkt, bpf_htons(window)) ?: 1;
 }
 

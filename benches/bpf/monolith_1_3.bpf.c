@@ -8,10 +8,12 @@ int monolith_1_3(struct emptcp_ctx *ctx)
 {
 	struct monolith_counters *c;
 	struct emptcp_pkt pkt = {};
+	int found;
 
 	if (!monolith_begin(ctx, &pkt, &c))
 		return CTX_PASS;
-	if (!monolith_mptcp(ctx, &pkt)) {
+	found = monolith_options(ctx, pkt.tcp_off, pkt.tcp_len);
+	if (!(found & MONOLITH_MPTCP)) {
 		MISSED(c, 0);
 		return CTX_PASS;
 	}
@@ -21,7 +23,7 @@ int monolith_1_3(struct emptcp_ctx *ctx)
 		MATCHED(c, 1);
 	else
 		MISSED(c, 1);
-	if (monolith_clamp(ctx, &pkt, 65536 >> 7) > 0)
+	if (monolith_clamp(ctx, &pkt, found, 65536 >> 7) > 0)
 		MATCHED(c, 2);
 	else
 		MISSED(c, 2);

@@ -26,6 +26,7 @@ int monolith_4_4(struct emptcp_ctx *ctx)
 {
 	struct monolith_counters *c;
 	struct emptcp_pkt pkt = {};
+	int found;
 	__u16 port;
 
 	if (!monolith_begin(ctx, &pkt, &c))
@@ -46,7 +47,8 @@ int monolith_4_4(struct emptcp_ctx *ctx)
 		return CTX_PASS;
 	}
 	MATCHED(c, 2);
-	if (!monolith_mptcp(ctx, &pkt)) {
+	found = monolith_options(ctx, pkt.tcp_off, pkt.tcp_len);
+	if (!(found & MONOLITH_MPTCP)) {
 		MISSED(c, 3);
 		return CTX_PASS;
 	}
@@ -57,7 +59,7 @@ int monolith_4_4(struct emptcp_ctx *ctx)
 	else
 		MISSED(c, 4);
 #ifdef EMPTCP_XDP
-	if (monolith_clamp(ctx, &pkt, 262144 >> 7) > 0)
+	if (monolith_clamp(ctx, &pkt, found, 262144 >> 7) > 0)
 		MATCHED(c, 5);
 	else
 		MISSED(c, 5);
@@ -65,7 +67,7 @@ int monolith_4_4(struct emptcp_ctx *ctx)
 	ctx_set_mark(ctx, (ctx_mark(ctx) & ~0xff) | 7);
 	MATCHED(c, 5);
 #endif
-	if (monolith_clamp(ctx, &pkt, 65536 >> 7) > 0)
+	if (monolith_clamp(ctx, &pkt, found, 65536 >> 7) > 0)
 		MATCHED(c, 6);
 	else
 		MISSED(c, 6);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include <emptcp/csum.h>
+#include <emptcp/edit.h>
 #include <emptcp/module.h>
 
 struct set_recv_win_params {
@@ -14,6 +15,7 @@ static __always_inline int set_recv_win_act(struct emptcp_ctx *ctx, const struct
 {
 	__u64 bytes = p->bytes > p->floor ? p->bytes : p->floor;
 	__u64 window = bytes >> (p->wscale & 15);
+	struct emptcp_pkt again;
 
 	/* The window of a SYN is not scaled, and that of a RST means nothing. */
 	if (pkt->tcp->syn || pkt->tcp->rst)
@@ -23,7 +25,12 @@ static __always_inline int set_recv_win_act(struct emptcp_ctx *ctx, const struct
 		window = 1;
 	if (window >= bpf_ntohs(pkt->tcp->window))
 		return EMPTCP_SKIP;
-	return emptcp_set_window(ctx, pkt, bpf_htons(window)) ?: EMPTCP_NEXT;
+	/* The peer would drop every packet of the connection. */
+	if (tcpopt_is_signed(ctx, pkt))
+		return -EMPTCP_REASON_SIGNED;
+	if (emptcp_again(ctx, pkt, &again))
+		return -EMPTCP_REASON_WRITE;
+	return emptcp_set_window(ctx, &again, bpf_htons(window)) ?: EMPTCP_NEXT;
 }
 
 EMPTCP_ACTOR(set_recv_win, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_EDITS,

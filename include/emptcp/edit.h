@@ -28,10 +28,6 @@
 #include <emptcp/chain.h>
 #include <emptcp/mptcp.h>
 
-/** Kinds of options that sign the header, RFC 2385 and RFC 5925. */
-#define TCPOPT_MD5SIG 19
-#define TCPOPT_AO 29
-
 /** Bytes of a word that is edited. */
 #define EMPTCP_EDIT_WORD 4
 

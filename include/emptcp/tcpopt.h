@@ -11,6 +11,12 @@
 
 /** In the place of a kind: options of every kind but NOP and EOL. */
 #define TCPOPT_ANY TCPOPT_EOL
+/** The same without timestamps that come first, which costs less. */
+#define TCPOPT_OTHERS TCPOPT_NOP
+
+/** Kinds of options that sign the header, RFC 2385 and RFC 5925. */
+#define TCPOPT_MD5SIG 19
+#define TCPOPT_AO 29
 
 /** Bytes of options at the most. */
 #define TCPOPT_SPACE 40
@@ -106,7 +112,7 @@ static __always_inline __u32 tcpopt_walk(struct emptcp_ctx *ctx, const struct em
 			len = opt[1];
 			if (len < 2 || (__s32)len > left)
 				return 0;
-			if ((kind == TCPOPT_ANY || opt[0] == kind) && len >= min_len) {
+			if ((kind <= TCPOPT_OTHERS || opt[0] == kind) && len >= min_len) {
 				const struct tcpopt here = {
 					.at = opt,
 					.len = len,
@@ -139,6 +145,17 @@ static __always_inline __u32 tcpopt_find(struct emptcp_ctx *ctx, const struct em
 					 __u8 kind, __u32 min_len)
 {
 	return tcpopt_walk(ctx, pkt, kind, min_len, tcpopt_stop, NULL);
+}
+
+static __always_inline int tcpopt_signed_visit(const struct tcpopt *opt, void *arg)
+{
+	return opt->at[0] == TCPOPT_MD5SIG || opt->at[0] == TCPOPT_AO ? TCPOPT_STOP : TCPOPT_GO_ON;
+}
+
+/** Whether TCP-MD5 or TCP-AO covers the header, so that it must not be edited. */
+static __always_inline int tcpopt_is_signed(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
+{
+	return !!tcpopt_walk(ctx, pkt, TCPOPT_OTHERS, 2, tcpopt_signed_visit, NULL);
 }
 
 /**
