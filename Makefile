@@ -5,6 +5,8 @@ CARGO = scripts/cargo.sh
 PREFIX = /usr/local
 # Of make soak.
 SECONDS = 600
+# Of make fuzz.
+PACKETS = 10000000
 
 build: setup-build	## target/release/emptcp (the default)
 	$(CARGO) build --release -p emptcp -p emptcp-pages
@@ -43,6 +45,9 @@ vmtest:			## the tests on every kernel of tests/kernels.txt, in QEMU
 soak: setup-test	## policies and tables change under traffic, for SECONDS (600) each way of attaching (root)
 	EMPTCP_SOAK=$(SECONDS) $(CARGO) test --features failpoints --test netns -- root_soak --test-threads=1 --nocapture
 
+fuzz: setup-test	## PACKETS (10000000) random packets through every module (root)
+	scripts/fuzz.sh packets $(PACKETS)
+
 bench: setup-lab	## measurements (root)
 	scripts/bench.sh
 
@@ -56,4 +61,4 @@ help:			## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 .DEFAULT_GOAL = build
-.PHONY: build install uninstall dist deb debtest lab demo check test vmtest soak bench clean help
+.PHONY: build install uninstall dist deb debtest lab demo check test vmtest soak fuzz bench clean help

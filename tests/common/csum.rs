@@ -141,7 +141,7 @@ fn fill(bytes: &[u8], framing: Framing, sums: &mut Sums) -> Option<()> {
                     let last = if ext[2] == 4 {
                         ext.get(8..24)?
                     } else {
-                        ext.get(len - 16..)?
+                        ext.get(len.checked_sub(16)?..)?
                     };
                     dst = address(last)?;
                 }

@@ -1,0 +1,245 @@
+//! What must hold of any packet that a module let go. What a module may do comes from its
+//! description and its fixtures, so that a new one needs nothing here.
+
+use std::collections::BTreeSet;
+
+use emptcp::datapath::Verdict as Ended;
+use emptcp::module::Kind;
+use emptcp::module::Module;
+use emptcp_test::Framing;
+use emptcp_test::csum;
+use emptcp_test::fixtures::Entry;
+use emptcp_test::fixtures::Outcome;
+use emptcp_test::fixtures::Verdict;
+
+use super::layout::Layout;
+use super::layout::fields;
+use super::layout::layout;
+use super::layout::options;
+
+/// IP packets that grow stay within it, whatever the MTU of the interface of test runs.
+const MTU: usize = 1500;
+const RST: u8 = 4;
+
+/// What a module may do with a packet.
+#[derive(Clone, Debug)]
+pub(crate) struct May {
+    verdicts: Vec<Verdict>,
+    /// Fields of the packet that a row of the fixtures changes.
+    fields: BTreeSet<&'static str>,
+    mark: bool,
+    grows: bool,
+    shrinks: bool,
+    /// Makes a RST of what is none: then the payload goes.
+    resets: bool,
+    /// Reasons that its rows count.
+    reasons: BTreeSet<String>,
+}
+
+/// Names of the fields that differ.
+fn changed(before: (&[u8], &Layout), after: (&[u8], &Layout)) -> Vec<&'static str> {
+    let (before, after) = (fields(before.0, before.1), fields(after.0, after.1));
+    let other = |name| {
+        after
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, bytes)| bytes)
+    };
+    let differ = before
+        .iter()
+        .filter(|(name, bytes)| other(*name) != Some(bytes));
+    differ.map(|(name, _)| *name).collect()
+}
+
+fn flags(bytes: &[u8], l: &Layout) -> u8 {
+    bytes[l.tcp + 13]
+}
+
+fn becomes_reset(before: (&[u8], &Layout), after: (&[u8], &Layout)) -> bool {
+    flags(before.0, before.1) & RST == 0 && flags(after.0, after.1) & RST != 0
+}
+
+impl May {
+    /// By the module's description, and all rows of its fixtures.
+    pub(crate) fn new<'e>(module: &Module, rows: impl Iterator<Item = &'e Entry>) -> Self {
+        let mut may = Self {
+            verdicts: vec![Verdict::Pass],
+            fields: BTreeSet::new(),
+            mark: false,
+            grows: false,
+            shrinks: false,
+            resets: false,
+            reasons: BTreeSet::new(),
+        };
+        for row in rows {
+            if let Outcome::Error(reason) = &row.outcome {
+                may.reasons.insert(reason.clone());
+            }
+            // Selectors change nothing, whatever their fixtures say.
+            if module.kind == Kind::Selector {
+                continue;
+            }
+            may.verdicts.push(row.verdict);
+            may.mark |= row.mark != row.expected_mark;
+            if !module.flags.edits || row.input == row.expected {
+                continue;
+            }
+            let (before, after) = (&row.input[..], &row.expected[..]);
+            may.grows |= after.len() > before.len();
+            may.shrinks |= after.len() < before.len();
+            let at = |bytes| layout(bytes, row.framing);
+            if let (Some(b), Some(a)) = (at(before), at(after)) {
+                may.fields.extend(changed((before, &b), (after, &a)));
+                may.resets |= becomes_reset((before, &b), (after, &a));
+            }
+        }
+        may
+    }
+
+    /// Whether it edits packets.
+    pub(crate) fn edits(&self) -> bool {
+        !self.fields.is_empty()
+    }
+
+    /// Whether it drops packets.
+    pub(crate) fn drops(&self) -> bool {
+        self.verdicts.contains(&Verdict::Drop)
+    }
+
+    /// Whether packets may have been counted by a reason: those of the parser, and those that the
+    /// module's rows have. The others cannot be.
+    pub(crate) fn counts(&self, reason: &str) -> bool {
+        !matches!(reason, "tail_call" | "handover" | "map_full" | "write")
+            || self.reasons.contains(reason)
+    }
+
+    fn ends(&self, verdict: Ended) -> bool {
+        let any = |of: &[Verdict]| of.iter().any(|v| self.verdicts.contains(v));
+        match verdict {
+            Ended::Pass => any(&[Verdict::Pass, Verdict::Accept]),
+            Ended::Drop => any(&[Verdict::Drop]),
+            // XDP_REDIRECT and TC_ACT_REDIRECT.
+            Ended::Other(4 | 7) => any(&[Verdict::Redirect]),
+            Ended::Other(_) => false,
+        }
+    }
+}
+
+/// A packet that went through a module, with its mark.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run<'p> {
+    pub(crate) framing: Framing,
+    pub(crate) before: (&'p [u8], u32),
+    pub(crate) after: (&'p [u8], u32),
+    pub(crate) verdict: Ended,
+}
+
+/// What is wrong with it; nothing, as a rule.
+pub(crate) fn faults(may: &May, run: &Run<'_>) -> Vec<String> {
+    let mut faults = Vec::new();
+    if !may.ends(run.verdict) {
+        faults.push(format!("verdict {:?}", run.verdict));
+    }
+    if run.before.1 != run.after.1 && !may.mark {
+        faults.push(format!(
+            "mark {:#x} becomes {:#x}",
+            run.before.1, run.after.1
+        ));
+    }
+    let (before, after) = (run.before.0, run.after.0);
+    if before == after {
+        return faults;
+    }
+    match (layout(before, run.framing), layout(after, run.framing)) {
+        (None, _) => faults.push("a packet without a whole TCP header was changed".into()),
+        (_, None) => faults.push("is no TCP packet any more".into()),
+        (Some(b), Some(a)) => edited(may, (before, &b), (after, &a), &mut faults),
+    }
+    faults
+}
+
+fn edited(may: &May, before: (&[u8], &Layout), after: (&[u8], &Layout), faults: &mut Vec<String>) {
+    let reset = may.resets && becomes_reset(before, after);
+    let names = changed(before, after);
+    for name in names.iter().filter(|name| !may.fields.contains(*name)) {
+        faults.push(format!("no row of its fixtures changes {name}, this does"));
+    }
+    // RFC 2385 and RFC 5925 sign the TCP header.
+    let signed = |area: &[u8]| {
+        let found = options(area).unwrap_or_default();
+        found.iter().any(|o| matches!(o[0], 19 | 29))
+    };
+    let tcp = |name: &&str| name.starts_with("tcp.");
+    if signed(&before.0[before.1.tcp + 20..before.1.payload]) && names.iter().any(tcp) {
+        faults.push("a signed TCP header is edited".into());
+    }
+    let window = |(bytes, l): (&[u8], &Layout)| [bytes[l.tcp + 14], bytes[l.tcp + 15]];
+    if window(after) > window(before) && !reset {
+        faults.push("the receive window is raised".into());
+    }
+    let payload = |(bytes, l): (&[u8], &Layout)| bytes[l.payload..l.pad].to_vec();
+    match reset {
+        true if !payload(after).is_empty() => faults.push("a RST with payload".into()),
+        false if payload(before) != payload(after) => faults.push("payload is touched".into()),
+        _ => {}
+    }
+
+    let (long, short) = (before.0.len(), after.0.len());
+    if short > long && !may.grows || short < long && !may.shrinks {
+        faults.push(format!("{long} bytes become {short}"));
+    }
+    if short > long && short - after.1.ip > MTU {
+        faults.push(format!("grows to {} bytes of IP", short - after.1.ip));
+    }
+    // How many bytes of the frame are none of the IP packet; less than none where it was cut.
+    let over = |(bytes, l): (&[u8], &Layout)| bytes.len() as i64 - l.ip_end as i64;
+    if over(before) != over(after) && !(reset && over(after) == 0) {
+        faults.push(format!(
+            "frame less IP packet: {} becomes {}",
+            over(before),
+            over(after)
+        ));
+    }
+
+    let sums = [("IPv4 header", ip_sum(before), ip_sum(after))];
+    let whole = before.1.ip_end <= before.0.len() && !before.1.fragment;
+    // Of what is not there, nobody knows the sum.
+    let tcp = (whole || !reset).then(|| ("TCP", tcp_sum(before), tcp_sum(after)));
+    for (what, before, after) in sums.into_iter().chain(tcp) {
+        if before != after {
+            faults.push(format!(
+                "checksum of {what}: wrong by {before:#06x}, then by {after:#06x}"
+            ));
+        }
+    }
+
+    let read = |(bytes, l): (&[u8], &Layout)| options(&bytes[l.tcp + 20..l.payload]).is_some();
+    if read(before) && !read(after) {
+        faults.push("TCP options contradict themselves".into());
+    }
+}
+
+/// Sum of all bytes that a checksum covers, with the checksum itself; without an error, a constant.
+fn sum(bytes: &[u8]) -> u16 {
+    !csum::of(bytes) % 0xffff
+}
+
+fn ip_sum((bytes, l): (&[u8], &Layout)) -> u16 {
+    match l.version {
+        4 => sum(&bytes[l.ip..l.tcp]),
+        _ => 0,
+    }
+}
+
+/// As far as the packet is there: what is not is not changed either.
+fn tcp_sum((bytes, l): (&[u8], &Layout)) -> u16 {
+    let addresses = match l.version {
+        4 => &bytes[l.ip + 12..l.ip + 20],
+        _ => &bytes[l.ip + 8..l.ip + 40],
+    };
+    let mut covered = addresses.to_vec();
+    covered.extend(((l.ip_end - l.tcp) as u32).to_be_bytes());
+    covered.extend([0, 6]);
+    covered.extend(&bytes[l.tcp..l.pad]);
+    sum(&covered)
+}
