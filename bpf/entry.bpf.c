@@ -14,6 +14,7 @@
  */
 #include <emptcp/chain.h>
 #include <emptcp/parse.h>
+#include <emptcp/ring.h>
 
 const volatile struct emptcp_entry emptcp_entry = {};
 char _license[] SEC("license") = "Dual BSD/GPL";
@@ -74,6 +75,11 @@ struct emptcp_enums {
 	struct emptcp_counter counter;
 	struct emptcp_counters *counters;
 	struct emptcp_handover handover;
+	enum emptcp_ring_type ring_type;
+	enum emptcp_ring_packet_flags ring_packet_flags;
+	enum emptcp_ring_reader_flags ring_reader_flags;
+	struct emptcp_ring_packet ring_packet;
+	struct emptcp_ring_reader ring_reader;
 };
 const volatile struct emptcp_enums emptcp_enums = {};
 

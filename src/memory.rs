@@ -29,6 +29,8 @@ const PROGRAM: u64 = 72;
 /// `struct bpf_array`, `struct bpf_htab` without their elements.
 const ARRAY: u64 = 320;
 const HASH: u64 = 640;
+/// `struct bpf_ringbuf` without its data: pages of its own and of both positions.
+const RING: u64 = 4 * PAGE;
 /// `struct htab_elem` without key and value.
 const HASH_ELEMENT: u64 = 48;
 /// `struct lpm_trie_node` without key and value; the length in the key is its own.
@@ -228,6 +230,7 @@ impl Shape {
         }
         let (key, value) = (key.next_multiple_of(8), value.next_multiple_of(8));
         match ty {
+            MapType::RingBuf => RING + entries,
             MapType::PercpuArray => ARRAY + entries * (8 + value * cpus),
             MapType::Hash | MapType::PercpuHash | MapType::LruHash | MapType::LruPercpuHash => {
                 let per_cpu = matches!(ty, MapType::PercpuHash | MapType::LruPercpuHash);

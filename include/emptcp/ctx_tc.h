@@ -77,6 +77,35 @@ static __always_inline __u32 ctx_segment_size(const struct emptcp_ctx *ctx)
 	return ctx->gso_size;
 }
 
+/** Interface at which the packet is. */
+static __always_inline __u32 ctx_ifindex(const struct emptcp_ctx *ctx)
+{
+	return ctx->ifindex;
+}
+
+/** Protocol (network byte order) of a VLAN tag that is not among the bytes of the packet, 0 where
+ * there is none; *tci: its control information, in the byte order of the machine. */
+static __always_inline __be16 ctx_vlan(const struct emptcp_ctx *ctx, __u16 *tci)
+{
+	if (!ctx->vlan_present)
+		return 0;
+	*tci = ctx->vlan_tci;
+	return ctx->vlan_proto;
+}
+
+/**
+ * Copies the first len bytes of the packet, also of what is not in its linear
+ * part; the packet has them. max: a constant, 8 or more; the memory has as many
+ * bytes. Returns how many were copied: len, or 0 where that cannot be.
+ */
+static __always_inline __u32 ctx_copy(struct emptcp_ctx *ctx, void *to, __u32 len, const __u32 max)
+{
+	asm volatile("" : "+r"(len));
+	if (!len || len > max || bpf_skb_load_bytes(ctx, 0, to, len))
+		return 0;
+	return len;
+}
+
 /** Makes the first len bytes linear; 0, or negative where that cannot be. Packet pointers are void
  * after it. */
 static __always_inline int ctx_pull(struct emptcp_ctx *ctx, __u32 len)

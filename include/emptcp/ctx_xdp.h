@@ -15,6 +15,10 @@ enum {
 	CTX_REDIRECT = XDP_REDIRECT,
 };
 
+/* In ctx.h, which goes on behind this file. */
+static __always_inline void *ctx_data(const struct emptcp_ctx *ctx);
+static __always_inline void *ctx_data_end(const struct emptcp_ctx *ctx);
+
 /** A policy is never split at XDP. */
 static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __u64 generation,
 					  __u32 later)
@@ -52,6 +56,47 @@ static __always_inline __u32 ctx_segments(const struct emptcp_ctx *ctx)
 static __always_inline __u32 ctx_segment_size(const struct emptcp_ctx *ctx)
 {
 	return 0;
+}
+
+/** Interface at which the packet is. */
+static __always_inline __u32 ctx_ifindex(const struct emptcp_ctx *ctx)
+{
+	return ctx->ingress_ifindex;
+}
+
+/** All VLAN tags are among the bytes of the packet. */
+static __always_inline __be16 ctx_vlan(const struct emptcp_ctx *ctx, __u16 *tci)
+{
+	return 0;
+}
+
+/**
+ * Copies the first len bytes of the packet (8 or more), as far as they are in its
+ * linear part. max: a constant, a power of two; the memory has 8 bytes more.
+ * Returns how many were copied. In words: bpf_xdp_load_bytes() is of Linux 5.18.
+ */
+static __always_inline __u32 ctx_copy(struct emptcp_ctx *ctx, void *to, __u32 len, const __u32 max)
+{
+	void *data, *end;
+	__u32 off;
+
+	data = ctx_data(ctx);
+	end = ctx_data_end(ctx);
+	if (len > end - data)
+		len = end - data;
+	for (__u32 i = 0; i < max / 8; i++) {
+		__u64 *from = data + i * 8;
+
+		if (i * 8 + 8 > len || (void *)(from + 1) > end)
+			break;
+		*(__u64 *)(to + i * 8) = *from;
+	}
+	/* What the words have left, with bytes that are there already. */
+	off = (len - 8) & (max - 1);
+	if (len < 8 || len > max || data + off + 8 > end)
+		return 0;
+	*(__u64 *)(to + off) = *(__u64 *)(data + off);
+	return len;
 }
 
 /** Makes the first len bytes linear; 0, or negative where that cannot be. */

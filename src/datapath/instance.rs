@@ -231,6 +231,11 @@ impl Instance {
         self.state.iter().map(|s| s.name.as_str())
     }
 
+    /// The map that modules keep under a name; the first, where steps have one each.
+    pub fn state_map(&self, name: &str) -> Option<&MapHandle> {
+        self.state.iter().find(|s| s.name == name).map(|s| &s.map)
+    }
+
     /// Keys and values of a map that a module keeps; of all steps that have one, in the
     /// order of the nodes.
     ///
