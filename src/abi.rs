@@ -36,6 +36,11 @@ pub(crate) use self::entry_tc::types::emptcp_links as Links;
 use self::entry_tc::types::emptcp_mark;
 use self::entry_tc::types::emptcp_number;
 use self::entry_tc::types::emptcp_reason;
+pub(crate) use self::entry_tc::types::emptcp_ring_packet as RingPacket;
+use self::entry_tc::types::emptcp_ring_packet_flags;
+use self::entry_tc::types::emptcp_ring_reader;
+use self::entry_tc::types::emptcp_ring_reader_flags;
+use self::entry_tc::types::emptcp_ring_type;
 use self::entry_tc::types::emptcp_slot;
 use self::entry_tc::types::emptcp_step_flags;
 use self::entry_tc::types::emptcp_way;
@@ -85,9 +90,23 @@ pub(crate) const MOST_FROM_TABLE: usize =
 pub(crate) const MOST_OWN: usize = 128;
 /// Reasons of each hook in the map of reasons.
 pub(crate) const REASONS: usize = emptcp_reason::EMPTCP_REASON_MAX.0 as usize;
+/// `EMPTCP_RING_VERSION` of `ring.h`.
+pub(crate) const RING_VERSION: u8 = 1;
+/// Type of the record of a packet.
+pub(crate) const RING_PACKET: u8 = emptcp_ring_type::EMPTCP_RING_PACKET.0 as u8;
+/// Of such a record: keys and HMACs are zero.
+pub(crate) const RING_NO_KEYS: u32 = emptcp_ring_packet_flags::EMPTCP_RING_NO_KEYS.0;
+/// The reader of a ring asks for keys and HMACs too.
+pub(crate) const RING_READS_KEYS: u64 = emptcp_ring_reader_flags::EMPTCP_RING_READS_KEYS.0 as u64;
+/// Offset of the time until which a ring is read.
+pub(crate) const RING_UNTIL: usize = offset_of!(emptcp_ring_reader, until);
+/// Offset of what its reader asks for.
+pub(crate) const RING_FLAGS: usize = offset_of!(emptcp_ring_reader, flags);
 
 // SAFETY: plain integers without padding, any bytes are a value.
 unsafe impl plain::Plain for Counter {}
+// SAFETY: as above.
+unsafe impl plain::Plain for RingPacket {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Generation {}
 // SAFETY: as above.
@@ -184,6 +203,13 @@ pub(crate) fn reason_names() -> &'static [String] {
             .collect()
     });
     &NAMES
+}
+
+/// The hook with this number.
+pub(crate) fn hook_of(number: u8) -> Option<Hook> {
+    Hook::ALL
+        .into_iter()
+        .find(|hook| hook_number(*hook) == number)
 }
 
 /// The bytes of one of the structures above.

@@ -1,6 +1,7 @@
 //! Programmable Multipath TCP on stock Linux kernels.
 
 mod abi;
+mod capture;
 pub mod cli;
 pub mod datapath;
 pub mod doctor;

@@ -74,17 +74,7 @@ impl Home {
 
     /// The process that is changing the policy, if one is.
     pub(crate) fn locked_by(&self) -> Option<String> {
-        let inode = fs::metadata(&self.path).ok()?.ino();
-        let locks = fs::read_to_string("/proc/locks").ok()?;
-        // 1: FLOCK  ADVISORY  WRITE 708 08:01:262 0 EOF
-        locks.lines().find_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let [_, "FLOCK", _, "WRITE", process, file, ..] = fields[..] else {
-                return None;
-            };
-            let own = file.rsplit(':').next()? == inode.to_string();
-            own.then(|| process.to_owned())
-        })
+        locked_by(&self.path)
     }
 
     /// All folders beside this one, with the inode of their namespace.
@@ -195,6 +185,35 @@ impl Home {
     /// Path of a pin or folder below.
     pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path.join(name)
+    }
+}
+
+/// The process that holds an exclusive lock on a folder, if one does.
+fn locked_by(folder: &Path) -> Option<String> {
+    let inode = fs::metadata(folder).ok()?.ino();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // 1: FLOCK  ADVISORY  WRITE 708 08:01:262 0 EOF
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, "WRITE", process, file, ..] = fields[..] else {
+            return None;
+        };
+        let own = file.rsplit(':').next()? == inode.to_string();
+        own.then(|| process.to_owned())
+    })
+}
+
+/// An exclusive lock on a folder; else the process that holds it, if that is known.
+///
+/// # Errors
+///
+/// The kernel's: there is no such folder.
+pub(crate) fn lock_folder(folder: &Path) -> Result<Result<Flock<File>, Option<String>>> {
+    let dir = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+    match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Ok(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(Err(locked_by(folder))),
+        Err((_, e)) => Err(e).with_context(|| format!("cannot lock {}", folder.display())),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod apply;
 mod bench;
+mod capture;
 mod chain;
 mod check;
 mod delete;
@@ -79,6 +80,8 @@ enum Verb {
     /// Read and change the tables in force, while traffic flows.
     #[command(subcommand)]
     Table(table::Verb),
+    /// Write packets that steps copy to a capture, or print them.
+    Capture(capture::Args),
     /// Remove the policy in force with everything that belongs to it.
     Delete,
     /// Tell whether this machine can do what emptcp asks of it.
@@ -168,6 +171,9 @@ fn run(cli: Cli) -> Result<Done> {
         // Without a look at modules: it must be quick.
         return table::run(cli.json, verb);
     }
+    if let Verb::Capture(args) = &cli.verb {
+        return capture::run(cli.json, args);
+    }
     let mut registry = Registry::builtin()?;
     if let Err(error) = add_modules(&mut registry, &cli.modules) {
         // Who looks at a policy, or takes it away, need not have its modules in order.
@@ -187,7 +193,7 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Explain(args) => explain::run(&context, &args),
         Verb::Show => show::run(&context),
         Verb::Status(args) => status::run(&context, &args),
-        Verb::Table(_) => Ok(Done::Yes),
+        Verb::Table(_) | Verb::Capture(_) => Ok(Done::Yes),
         Verb::Delete => delete::run(&context),
         Verb::Doctor => doctor::run(&context),
         Verb::Modules(args) => modules::run(&context, &args),

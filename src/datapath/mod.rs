@@ -2,6 +2,7 @@
 //! force (`publish`, `attach`) and tells what is in force (`inspect`).
 
 mod attach;
+mod capture;
 mod class;
 mod code;
 mod compare;
@@ -27,6 +28,9 @@ mod template;
 mod verifier;
 mod view;
 
+pub use capture::Capture;
+pub use capture::Lost;
+pub use capture::Source;
 pub use compare::Monolith;
 pub use compare::Timed;
 pub use counters::Counters;

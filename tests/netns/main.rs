@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cgroups;
+mod capture;
 mod chains;
 mod doctor;
 mod edits;
