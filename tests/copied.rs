@@ -98,13 +98,11 @@ impl Subject {
 
     /// A reader, for so long; `flags`: what it asks for.
     fn read_for(&self, time: Duration, flags: u64) {
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
-        let until = Duration::from(now) + time;
-        let mut value = (until.as_nanos() as u64).to_ne_bytes().to_vec();
-        value.extend(flags.to_ne_bytes());
-        let map = self.loaded.instance.state_map("capture_reader").unwrap();
-        map.update(&0u32.to_ne_bytes(), &value, MapFlags::ANY)
-            .unwrap();
+        assert!(kernel::captures_are_read(
+            &self.loaded.instance,
+            time,
+            flags
+        ));
     }
 
     /// Whether the step counts the packet as copied, and what is in the ring then.

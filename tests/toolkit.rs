@@ -17,6 +17,7 @@ use emptcp_test::packet::Built;
 use emptcp_test::packet::Checksum;
 use emptcp_test::packet::Packet;
 use emptcp_test::packet::Tcp;
+use fastrand::Rng;
 use hmac::Hmac;
 use hmac::KeyInit as _;
 use hmac::Mac as _;
@@ -29,20 +30,20 @@ use sha2::Sha256;
 const MPTCP: u8 = 30;
 const DSS: u8 = 2;
 
-/// Numbers that are the same in each run (SplitMix64).
-struct Random(u64);
+/// Packets that are the same in each run.
+struct Random(Rng);
 
 impl Random {
+    fn new(seed: u64) -> Self {
+        Self(Rng::with_seed(seed))
+    }
+
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.u64(..)
     }
 
     fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.0.u64(..n)
     }
 
     /// Up to 40 bytes of options, in words of four.
@@ -196,7 +197,7 @@ impl Seen {
 #[test]
 fn root_helpers_that_read() {
     let registry = kernel::registry_with(&["toolkit_look"]);
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     for hook in [Hook::Xdp, Hook::TcIngress] {
         for (kind, least, subtype) in [
             (0, 2, 3),
@@ -229,7 +230,7 @@ fn root_helpers_that_read() {
 #[test]
 fn root_helpers_that_write() {
     let registry = kernel::registry_with(&["toolkit_put"]);
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     let mut changed = 0;
     for hook in [Hook::Xdp, Hook::TcEgress] {
         for _ in 0..40 {
@@ -287,7 +288,7 @@ fn hashes(registry: &Registry, hook: Hook, keys: [u64; 2], message: &[u8]) -> Ve
 #[test]
 fn root_hashes() {
     let registry = kernel::registry_with(&["toolkit_sha"]);
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     for hook in [Hook::Xdp, Hook::TcIngress] {
         for len in 0..=24 {
             let keys = [random.next(), random.next()];

@@ -49,7 +49,7 @@
 /** Flags of a module, separated by commas inside one string: "edits,impure". */
 /** Its result does not depend on packet and parameters alone. */
 #define EMPTCP_IMPURE "impure"
-/** Changes bytes of the packet. */
+/** Changes bytes that the checksum of TCP covers: at XDP it may still be incomplete. */
 #define EMPTCP_EDITS "edits"
 /**
  * An actor that changes nothing that a selector may see: neither bytes nor mark

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use emptcp::datapath::Counters;
 use emptcp::datapath::Instance;
@@ -191,6 +192,22 @@ impl Loaded {
         self.reasons = reasons;
         Ok(done)
     }
+}
+
+/// A reader of captures, for so long; `flags`: what it asks for. False where no step copies
+/// packets.
+pub fn captures_are_read(instance: &Instance, time: Duration, flags: u64) -> bool {
+    let Some(reader) = instance.state_map("capture_reader") else {
+        return false;
+    };
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
+    let until = Duration::from(now) + time;
+    let mut value = (until.as_nanos() as u64).to_ne_bytes().to_vec();
+    value.extend(flags.to_ne_bytes());
+    reader
+        .update(&0u32.to_ne_bytes(), &value, MapFlags::ANY)
+        .unwrap();
+    true
 }
 
 /// What the kernel knows of the programs in so many slots: by node, where steps are not joined.

@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod cgroups;
 mod capture;
+mod cgroups;
 mod chains;
 mod doctor;
 mod edits;
