@@ -111,6 +111,13 @@ impl Subject {
 
     /// Runs an entry; returns what differs from what it expects.
     fn check(&mut self, entry: &Entry, hook: Hook) -> Result<(Done, Vec<String>), String> {
+        if entry.fresh {
+            let forgotten = self.loaded.instance.forget();
+            forgotten.map_err(|e| format!("{e:#}"))?;
+        }
+        for packet in &entry.before {
+            self.loaded.run(packet, entry.mark)?;
+        }
         let done = self.loaded.run(&entry.input, entry.mark)?;
         let mut wrong = Vec::new();
         let mut same = |what: &str, found: String, expected: String| {
@@ -186,8 +193,8 @@ impl Subject {
                 done.run.mark, entry.expected_mark
             ));
         }
-        // What is edited twice is as what is edited once.
-        if self.edits && entry.verdict == Verdict::Pass && wrong.is_empty() {
+        // What is edited twice is as what is edited once, unless that is what it is for.
+        if self.edits && entry.twice && entry.verdict == Verdict::Pass && wrong.is_empty() {
             let again = self.loaded.run(&done.run.packet, entry.mark)?;
             if again.run.packet != done.run.packet {
                 wrong.push(format!("twice: {:02x?}", again.run.packet));

@@ -253,4 +253,20 @@ impl Instance {
         }
         Ok(entries)
     }
+    /// Empties the maps that its modules keep: as if it had seen no packet.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, for maps whose entries cannot be deleted.
+    pub fn forget(&self) -> Result<()> {
+        for State { name, map, .. } in &self.state {
+            // First all of them: behind one that is deleted the kernel begins anew.
+            let keys: Vec<Vec<u8>> = map.keys().collect();
+            for key in keys {
+                map.delete(&key)
+                    .with_context(|| format!("cannot empty the map {name}"))?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -48,9 +48,12 @@ pub struct Case {
     variants: Vec<Variant>,
     params: Value,
     tables: Value,
+    fresh: bool,
+    before: Vec<Packet>,
     input: Packet,
     mark: u32,
     output: Packet,
+    twice: bool,
     expect: Expect,
 }
 
@@ -75,6 +78,10 @@ pub struct Entry {
     pub tables: Value,
     /// What the frame begins with.
     pub framing: Framing,
+    /// Runs where the module remembers nothing but the packets of `before`.
+    pub fresh: bool,
+    /// Frames that the step sees first.
+    pub before: Vec<Vec<u8>>,
     /// Frame before.
     pub input: Vec<u8>,
     /// Mark before (tc).
@@ -87,6 +94,8 @@ pub struct Entry {
     pub expected: Vec<u8>,
     /// Mark after (tc).
     pub expected_mark: u32,
+    /// What comes out stays as it is when it runs through the step again.
+    pub twice: bool,
     /// Description of the frame after, to compare with what tshark finds in it.
     pub output: Packet,
 }
@@ -186,6 +195,13 @@ struct Row {
     families: Option<Vec<String>>,
     #[serde(default)]
     variants: Option<Vec<Variant>>,
+    #[serde(default)]
+    fresh: bool,
+    /// Each laid over `in` before it is read: see `read_case`.
+    #[serde(default)]
+    before: Vec<Map<String, Value>>,
+    #[serde(default = "yes")]
+    twice: bool,
     #[serde(default, rename = "in")]
     input: Packet,
     #[serde(default)]
@@ -205,6 +221,10 @@ struct Expect {
     out: Option<Map<String, Value>>,
     #[serde(default)]
     mark: Option<u32>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn matches() -> Outcome {
@@ -318,6 +338,15 @@ fn read_case(module: &str, defaults: &Value, case: Value) -> Result<Case, String
         Some(input) => input,
         None => Map::new().into(),
     };
+    if !row.before.is_empty() && !row.fresh {
+        return Err("before: another row would see it; this one must be \"fresh\"".into());
+    }
+    let before = row.before.iter().map(|packet| {
+        let mut seen = output.clone();
+        merge(&mut seen, packet.clone().into());
+        typed(seen).map_err(|e| format!("before: {e}"))
+    });
+    let before = before.collect::<Result<Vec<Packet>, _>>()?;
     if let Some(out) = row.expect.out.clone() {
         if row.expect.outcome != Outcome::Match {
             return Err("expect.out: only an actor that matches changes a packet".into());
@@ -356,9 +385,12 @@ fn read_case(module: &str, defaults: &Value, case: Value) -> Result<Case, String
         variants,
         params: row.params.into(),
         tables: row.tables.into(),
+        fresh: row.fresh,
+        before,
         input: row.input,
         mark: row.mark,
         output,
+        twice: row.twice,
         expect: row.expect,
     })
 }
@@ -372,6 +404,12 @@ impl Case {
         substitute(&mut tables, family).map_err(|e| format!("tables: {e}"))?;
         let input = variant.apply(self.input.clone()).map_err(of_variant)?;
         let output = variant.apply(self.output.clone()).map_err(of_variant)?;
+        let seen = self.before.iter().map(|packet| {
+            let packet = variant.apply(packet.clone()).map_err(of_variant)?;
+            let built = packet.build(family);
+            Ok(built.map_err(|e| format!("before: {e}"))?.bytes)
+        });
+        let before = seen.collect::<Result<_, String>>()?;
         let built = input.build(family).map_err(|e| format!("in: {e}"))?;
         let after = output
             .build(family)
@@ -394,12 +432,15 @@ impl Case {
             params,
             tables,
             framing: built.framing,
+            fresh: self.fresh,
+            before,
             input: built.bytes,
             mark: self.mark,
             outcome: self.expect.outcome.clone(),
             verdict: self.expect.verdict,
             expected: after.bytes,
             expected_mark: self.expect.mark.unwrap_or(self.mark),
+            twice: self.twice,
             output,
         })
     }

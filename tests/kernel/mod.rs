@@ -352,12 +352,17 @@ pub fn params(module: &Module) -> Value {
             params[&param.name] = json!(names);
             continue;
         }
+        if let Type::Enum { values, .. } = &param.ty {
+            params[&param.name] = values[0].0.as_str().into();
+            continue;
+        }
         params[&param.name] = match param.ty.to_string().as_str() {
             "address" => "10.0.0.1".into(),
             "prefix" => "10.0.0.0/8".into(),
             "list of prefix" => json!(["10.0.0.0/8", "2001:db8::/32"]),
             "list of port range" => json!([80, "8000-8010"]),
             "ratio" => json!("50%"),
+            "bool" => true.into(),
             list if list.starts_with("list of u") => json!([7, 8]),
             _ => 7.into(),
         };
