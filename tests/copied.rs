@@ -19,8 +19,6 @@ use emptcp_test::hosts::Family;
 use emptcp_test::packet::Built;
 use emptcp_test::packet::Packet;
 use kernel::Loaded;
-use libbpf_rs::MapCore as _;
-use libbpf_rs::MapFlags;
 use libbpf_rs::RingBuffer;
 use libbpf_rs::RingBufferBuilder;
 use serde_json::Value;

@@ -451,3 +451,48 @@ fn root_three_capabilities_are_enough_for_every_row() {
     assert!(output.status.success(), "{text}{errors}");
     assert!(text.contains("1 passed"), "{text}");
 }
+
+/// The headers that make packets grow, by a module that knows nothing else and remembers nothing;
+/// and that a row says so: without `"twice": false` it fails.
+#[test]
+fn root_a_module_from_outside_makes_packets_grow() {
+    if kernel::in_guest() {
+        return kernel::skipped("there is no compiler");
+    }
+    let registry = kernel::registry_with(&["add_nops"]);
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/modules-src/add_nops.json"
+    );
+    let cases = fixtures::load(std::path::Path::new(path)).unwrap_or_else(|e| panic!("{e}"));
+    let module = module(&registry, "add_nops");
+    let mut outputs: Vec<(&Entry, Hook, Vec<u8>)> = Vec::new();
+    let entries: Vec<Entry> = cases.iter().flat_map(Case::expand).collect();
+    for entry in &entries {
+        for hook in hooks(entry, module) {
+            let options = Options {
+                raw_ip: entry.framing == Framing::RawIp,
+                ..Options::default()
+            };
+            let mut subject =
+                Subject::load(&registry, module, given(entry), hook, options).unwrap();
+            let (done, wrong) = subject.check(entry, hook).unwrap();
+            assert_eq!(wrong, [""; 0], "{} {hook}", entry.name);
+            outputs.push((entry, hook, done.run.packet));
+        }
+    }
+    assert_eq!(decode(&outputs), [""; 0]);
+
+    let mut entry = entries[0].clone();
+    entry.twice = true;
+    let mut subject = Subject::load(
+        &registry,
+        module,
+        given(&entry),
+        Hook::TcEgress,
+        Options::default(),
+    )
+    .unwrap();
+    let (_, wrong) = subject.check(&entry, Hook::TcEgress).unwrap();
+    assert!(wrong.iter().any(|w| w.starts_with("twice: ")), "{wrong:?}");
+}

@@ -56,6 +56,8 @@ enum emptcp_reason {
 	EMPTCP_REASON_SIGNED,
 	/** The edit would break the connection. */
 	EMPTCP_REASON_UNSAFE,
+	/** What was to be added does not fit into the packet. */
+	EMPTCP_REASON_NO_ROOM,
 	EMPTCP_REASON_MAX,
 };
 

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * One more option in the TCP header of a packet that only acknowledges; tc only.
+ *
+ * Packets without payload are the only ones that have room for sure: they are
+ * far from the MTU, are never segmented, and one more or less of them does no
+ * harm. An actor asks four things, the cheapest first:
+ *
+ *	__u8 option[EMPTCP_GROW_MAX] = {…};
+ *	struct emptcp_scan scan;
+ *	int ret;
+ *
+ *	if (!emptcp_can_carry(ctx, pkt))
+ *		return EMPTCP_SKIP;
+ *	if (… the subflow has it already, from a map of the module …)
+ *		return EMPTCP_SKIP;
+ *	ret = emptcp_may_grow(ctx, pkt, bytes, &scan);
+ *	if (ret != EMPTCP_NEXT)
+ *		return ret;
+ *	… note in the map that the subflow has it …
+ *	return emptcp_grow(ctx, pkt, option, bytes);
+ *
+ * The packet grows at its tail (bpf_skb_change_tail()), and all that stands
+ * behind the fixed TCP header moves there: bpf_skb_adjust_room() would move the
+ * header instead, and leave behind where the checksum of a CHECKSUM_PARTIAL
+ * packet begins. Everything is written by helpers, so that packets that do not
+ * grow pay nothing for what the kernel does before direct writes.
+ */
+#ifndef __EMPTCP_GROW_H__
+#define __EMPTCP_GROW_H__
+
+#include <emptcp/edit.h>
+
+#ifndef EMPTCP_TC
+#error "a packet grows at tc only: declare the module with EMPTCP_HOOKS_TC"
+#endif
+
+/** Bytes that a packet can grow by at once. */
+#define EMPTCP_GROW_MAX 28
+
+/**
+ * Longest IP packet that may come of it, in bytes: the least MTU of IPv6 (RFC
+ * 8200, 5). An ACK of IPv4 has 120 at the most.
+ */
+#define EMPTCP_GROW_IP_MAX 1280
+
+/** Bytes that an option of this length takes: whole words of 4. */
+static __always_inline __u32 emptcp_grow_bytes(__u32 len)
+{
+	return (len + 3) & ~3U;
+}
+
+/**
+ * Whether the packet may carry one more option, as far as its fixed headers say:
+ * it does nothing but acknowledge, and is one segment. Cheap; changes nothing.
+ */
+static __always_inline int emptcp_can_carry(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
+{
+	const struct tcphdr *tcp = pkt->tcp;
+
+	return tcp->ack && !tcp->syn && !tcp->fin && !tcp->rst && !tcp->urg &&
+	       emptcp_is_empty(pkt) && !ctx_segment_size(ctx);
+}
+
+/* IPv6 extension headers: 1 where none of them would have to change or vouches for the rest. */
+static __always_inline int emptcp_grow_ext(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
+{
+	__u32 off = pkt->ip_off + sizeof(struct ipv6hdr);
+	__u8 ext[2] = {pkt->ip6->nexthdr};
+
+	for (int i = 0; i <= EMPTCP_EXT_HEADERS; i++) {
+		__u32 next = emptcp_forget(ext[0]) & 0xff;
+
+		if (next == IPPROTO_TCP)
+			return 1;
+		if (next == IPPROTO_FRAGMENT || next == IPPROTO_AH)
+			return 0;
+		off = emptcp_forget(off) & EMPTCP_OFF_MASK;
+		if (bpf_skb_load_bytes(ctx, off, ext, sizeof(ext)))
+			return 0;
+		off += (ext[1] + 1) * 8;
+	}
+	return 0;
+}
+
+static __always_inline int emptcp_grow_visit(const struct tcpopt *opt, void *arg)
+{
+	__u32 subtype = mptcp_subtype(opt->at), acks = 0;
+	struct emptcp_scan *scan = arg;
+
+	if (tcpopt_has(opt, TCPOLEN_MPTCP_DSS_BASE)) {
+		__u32 flags = opt->at[3];
+
+		/* In numbers: the verifier would follow each branch in every round. */
+		acks = emptcp_is_zero(subtype ^ MPTCP_DSS) & flags & MPTCP_DSS_HAS_ACK &
+		       emptcp_is_zero((opt->len - mptcp_dss_len(flags)) &
+				      ~(__u32)TCPOLEN_MPTCP_DSS_CHECKSUM & 0xff);
+	}
+	scan->others |= 1 << subtype | acks * EMPTCP_OTHERS_DATA_ACK;
+	return TCPOPT_GO_ON;
+}
+
+/**
+ * Whether a packet that emptcp_can_carry() may grow by so many bytes (4 to
+ * EMPTCP_GROW_MAX, a multiple of 4). Its subflow must be established, which
+ * nobody but the packet itself can tell: it has a DSS with a data ACK
+ * (check_fully_established() in net/mptcp/options.c). scan->others says which
+ * MPTCP options it has: 1 << enum mptcp_subtype. Changes nothing.
+ *
+ * EMPTCP_NEXT: it may. EMPTCP_SKIP: not this packet, perhaps the next one. Minus
+ * EMPTCP_REASON_NO_ROOM: there are not so many bytes left of the 40, or up to
+ * EMPTCP_GROW_IP_MAX. _SIGNED: TCP-MD5 or TCP-AO. _UNSAFE: a fragment, or IPsec
+ * (RFC 4302) vouches for the header. _TRUNCATED: the headers are not there.
+ */
+static __always_inline int emptcp_may_grow(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					   __u32 bytes, struct emptcp_scan *scan)
+{
+	struct emptcp_pkt again;
+
+	emptcp_look(ctx, pkt, scan);
+	mptcp_each(ctx, pkt, &scan->options, MPTCP_OPTIONS_MAX, emptcp_grow_visit, scan);
+	if (scan->others & EMPTCP_OTHERS_SIGNED)
+		return -EMPTCP_REASON_SIGNED;
+	/* A handshake, or the end of the connection, is none of our business. */
+	if (!(scan->others & EMPTCP_OTHERS_DATA_ACK) ||
+	    (scan->others & (1 << MPTCP_MP_CAPABLE | 1 << MPTCP_MP_JOIN | 1 << MPTCP_MP_FASTCLOSE)))
+		return EMPTCP_SKIP;
+	if (emptcp_again(ctx, pkt, &again))
+		return -EMPTCP_REASON_TRUNCATED;
+	if (again.tcp_len + bytes > sizeof(struct tcphdr) + TCPOPT_SPACE ||
+	    again.tcp_off - again.ip_off + again.tcp_len + bytes > EMPTCP_GROW_IP_MAX)
+		return -EMPTCP_REASON_NO_ROOM;
+	if (again.version == 4 ? again.ip4->frag_off & bpf_htons(0x3fff)
+			       : !emptcp_grow_ext(ctx, &again))
+		return -EMPTCP_REASON_UNSAFE;
+	return EMPTCP_NEXT;
+}
+
+/* The length in the IP header. 0, or -1 where a helper refuses, which cannot be. */
+static __always_inline int emptcp_grow_ip(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					  __u32 bytes)
+{
+	__u32 off = pkt->ip_off + (pkt->version == 4 ? offsetof(struct iphdr, tot_len)
+						     : offsetof(struct ipv6hdr, payload_len));
+	__be16 before, after;
+
+	if (bpf_skb_load_bytes(ctx, off, &before, sizeof(before)))
+		return -1;
+	after = bpf_htons(bpf_ntohs(before) + bytes);
+	if (bpf_skb_store_bytes(ctx, off, &after, sizeof(after), 0))
+		return -1;
+	if (pkt->version != 4)
+		return 0;
+	return bpf_l3_csum_replace(ctx, pkt->ip_off + offsetof(struct iphdr, check), before, after,
+				   sizeof(after))
+		       ? -1
+		       : 0;
+}
+
+/*
+ * The checksum of TCP: the length in the pseudo header, the data offset, the
+ * option. Moved by whole words, the other options sum to what they did. Where the
+ * checksum is still to be completed it holds the pseudo header alone, which
+ * BPF_F_PSEUDO_HDR tells the helper.
+ */
+static __always_inline int emptcp_grow_csum(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					    __be16 doff, const __u8 *option, __u32 bytes)
+{
+	__u32 off = pkt->tcp_off + offsetof(struct tcphdr, check);
+	__be16 after = bpf_htons(bpf_ntohs(doff) + (bytes << 10));
+	__s64 diff;
+
+	if (bpf_l4_csum_replace(ctx, off, bpf_htons(pkt->tcp_len), bpf_htons(pkt->tcp_len + bytes),
+				BPF_F_PSEUDO_HDR | sizeof(__be16)) ||
+	    bpf_l4_csum_replace(ctx, off, doff, after, sizeof(after)))
+		return -1;
+	diff = bpf_csum_diff(NULL, 0, (__be32 *)option, bytes, 0);
+	return diff < 0 || bpf_l4_csum_replace(ctx, off, 0, diff, 0) ? -1 : 0;
+}
+
+/**
+ * Puts an option before all others. option: on the stack, aligned to 4 bytes,
+ * with NOPs behind it up to bytes, which is as in emptcp_may_grow(); that must
+ * have said EMPTCP_NEXT. Lengths, data offset and both checksums follow; a wrong
+ * checksum stays as wrong as it was. The pointers of pkt are void after it.
+ * Returns EMPTCP_NEXT, or minus EMPTCP_REASON_WRITE where the kernel has no
+ * memory for the packet, or decapsulates it: then it is as it was.
+ */
+static __always_inline int emptcp_grow(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+				       const __u8 *option, __u32 bytes)
+{
+	const __u32 doff_off = offsetof(struct tcphdr, ack_seq) + sizeof(__be32);
+	__u32 tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
+	__u32 at = tcp_off + sizeof(struct tcphdr);
+	/* The others: a DSS and what is beside it. */
+	__u32 len = emptcp_forget(pkt->tcp_len - sizeof(struct tcphdr)) & 63;
+	__u8 others[TCPOPT_SPACE];
+	__be16 doff, after;
+
+	/* One comparison each: of both in one the verifier would not learn the bounds. */
+	bytes &= 31;
+	if (bytes < 4 || bytes > EMPTCP_GROW_MAX)
+		return -EMPTCP_REASON_NO_ROOM;
+	if (!len)
+		return -EMPTCP_REASON_UNSAFE;
+	asm volatile("" : "+r"(len));
+	if (len > TCPOPT_SPACE - 4)
+		return -EMPTCP_REASON_NO_ROOM;
+	if (bpf_skb_load_bytes(ctx, at, others, len) ||
+	    bpf_skb_load_bytes(ctx, tcp_off + doff_off, &doff, sizeof(doff)) ||
+	    bpf_skb_change_tail(ctx, ctx->len + bytes, 0))
+		return -EMPTCP_REASON_WRITE;
+	/* All of it is linear and ours from here on: nothing can fail any more. */
+	after = bpf_htons(bpf_ntohs(doff) + (bytes << 10));
+	if (bpf_skb_store_bytes(ctx, at, option, bytes, 0) ||
+	    bpf_skb_store_bytes(ctx, at + bytes, others, len, 0) ||
+	    bpf_skb_store_bytes(ctx, tcp_off + doff_off, &after, sizeof(after), 0) ||
+	    emptcp_grow_ip(ctx, pkt, bytes) || emptcp_grow_csum(ctx, pkt, doff, option, bytes))
+		return -EMPTCP_REASON_WRITE;
+	return EMPTCP_NEXT;
+}
+
+#endif /* __EMPTCP_GROW_H__ */
