@@ -11,6 +11,7 @@ mod edits;
 mod exchange;
 mod foreign;
 mod full;
+mod grow;
 mod interfaces;
 mod killed;
 mod least;
