@@ -452,6 +452,30 @@ fn root_three_capabilities_are_enough_for_every_row() {
     assert!(text.contains("1 passed"), "{text}");
 }
 
+/// What would forge an authentication or break connections cannot even be written down.
+#[test]
+fn inject_has_no_option_that_is_not_an_outsiders() {
+    let registry = Registry::builtin().unwrap();
+    let compile = |option: &str| {
+        let act = json!([{ "inject": { "option": option } }]);
+        let chains = [json!({ "name": "c", "act": act })];
+        kernel::compile(&registry, Hook::TcEgress, &chains).map(|_| ())
+    };
+    for option in [
+        "mp_capable",
+        "mp_join",
+        "dss",
+        "add_addr",
+        "mp_fail",
+        "mp_fastclose",
+        "mp_tcprst",
+    ] {
+        let error = compile(option).unwrap_err();
+        assert!(error.contains("expected \"remove_addr\""), "{error}");
+    }
+    assert_eq!(compile("remove_addr"), Ok(()));
+}
+
 /// The headers that make packets grow, by a module that knows nothing else and remembers nothing;
 /// and that a row says so: without `"twice": false` it fails.
 #[test]

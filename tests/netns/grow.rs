@@ -300,3 +300,69 @@ fn root_grow_set_flow_prio_is_kept_over_applies() {
     both(4);
     assert!(!connection.fell_back());
 }
+
+/// REMOVE_ADDR takes the second subflow away, at the end that it is injected to.
+fn inject_remove_addr(hook: &str, sender: Sender, ids: &[u8]) {
+    let ends = Ends::new();
+    let act = json!({ "inject": { "option": "remove_addr", "addr_ids": ids } });
+    runs(&ends, |what, v6| {
+        let what = format!("{hook}, {what}");
+        let mut connection = ends.connect(v6);
+        let removed = || counter(ends.netns(sender), "MPTcpExtRmAddr");
+        let before = removed();
+        let errors = ends.errors();
+        // On the first link: what carries the option goes on.
+        ends.apply(&[chain("remove", hook, &["p0"], &act)]);
+        wait_for("REMOVE_ADDR", LIMIT, || {
+            connection.send(sender, 65536);
+            subflows(&ends.0.near) == 1
+        });
+        connection.send(sender, SIZE);
+        connection.send(sender.other(), SIZE);
+        let (treated, refused) = ends.treated("inject");
+        println!("{what}: {treated} ACKs, {refused} refused");
+        assert_eq!(removed(), before + ids.len() as u64, "{what}");
+        assert_eq!(treated, 1, "{what}");
+        assert!(!connection.fell_back(), "{what}");
+        assert_eq!(ends.errors(), errors, "{what}");
+        drop(connection);
+        ends.0.run(&["delete"]).ok();
+    });
+}
+
+#[test]
+fn root_grow_inject_remove_addr_at_ingress() {
+    // The id of the address that the server has announced.
+    inject_remove_addr("tc-ingress", Sender::Near, &[9]);
+}
+
+#[test]
+fn root_grow_inject_remove_addr_at_egress() {
+    // Whichever the kernel gave the client's second address.
+    inject_remove_addr("tc-egress", Sender::Far, &[1, 2, 3, 4]);
+}
+
+/// What the receiver does not know goes into every ACK, and changes nothing.
+#[test]
+fn root_grow_inject_into_every_ack() {
+    let ends = Ends::new();
+    let act = json!({ "inject": { "option": "mp_experimental", "flags": 8, "data": [1, 2, 3, 4, 5],
+        "once": false } });
+    for (hook, sender) in [("tc-egress", Sender::Far), ("tc-ingress", Sender::Near)] {
+        runs(&ends, |what, v6| {
+            let what = format!("{hook}, {what}");
+            let mut connection = ends.connect(v6);
+            let errors = ends.errors();
+            ends.apply(&[chain("every", hook, &["p0", "p1"], &act)]);
+            connection.send(sender, 2 * SIZE);
+            let (treated, refused) = ends.treated("inject");
+            println!("{what}: {treated} ACKs, {refused} refused");
+            assert!(treated >= 2, "{what}");
+            assert!(!connection.fell_back(), "{what}");
+            assert_eq!(subflows(&ends.0.near), 2, "{what}");
+            assert_eq!(ends.errors(), errors, "{what}");
+            drop(connection);
+            ends.0.run(&["delete"]).ok();
+        });
+    }
+}

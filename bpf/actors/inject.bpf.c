@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <emptcp/grow.h>
+#include <emptcp/module.h>
+#include <emptcp/once.h>
+
+/*
+ * Subtypes that an outsider may send. Not among them: what opens or carries a
+ * connection (MP_CAPABLE, MP_JOIN, DSS), what needs a key or a HMAC (ADD_ADDR,
+ * MP_FASTCLOSE), what only a RST carries (MP_TCPRST), and MP_FAIL, which stalls a
+ * connection that has one subflow (Linux 6.18).
+ */
+enum inject_option {
+	INJECT_REMOVE_ADDR = MPTCP_REMOVE_ADDR,
+	INJECT_MP_PRIO = MPTCP_MP_PRIO,
+	/* Not assigned. */
+	INJECT_SUBTYPE_9 = 9,
+	INJECT_SUBTYPE_10 = 10,
+	INJECT_SUBTYPE_11 = 11,
+	INJECT_SUBTYPE_12 = 12,
+	INJECT_SUBTYPE_13 = 13,
+	INJECT_SUBTYPE_14 = 14,
+	INJECT_MP_EXPERIMENTAL = MPTCP_MP_EXPERIMENTAL,
+};
+
+/* The kernel takes so many address ids in one option. */
+#define INJECT_IDS 8
+/* Bytes of what is not known here: with the first three as many as a packet can grow by. */
+#define INJECT_DATA (EMPTCP_GROW_MAX - TCPOLEN_MPTCP_MIN)
+
+struct inject_params {
+	enum inject_option option EMPTCP_DOC("What is injected") EMPTCP_REQUIRED;
+	EMPTCP_LIST(__u8, INJECT_IDS)
+	addr_ids EMPTCP_DOC("Of remove_addr: ids of the addresses");
+	EMPTCP_LIST(__u8, INJECT_DATA)
+	data EMPTCP_DOC("Of mp_experimental and subtypes without a name: bytes behind the third");
+	__u8 flags EMPTCP_DOC("Of mp_experimental and subtypes without a name: the four bits "
+			      "beside the subtype") EMPTCP_MAX("15");
+	emptcp_bool backup EMPTCP_DOC("Of mp_prio: B, backup") EMPTCP_DEFAULT("false");
+	emptcp_bool once EMPTCP_DOC("Into one packet of each direction of a subflow, else "
+				    "into all that can carry it") EMPTCP_DEFAULT("true");
+};
+
+struct inject_key {
+	struct emptcp_subflow subflow;
+	emptcp_step_id step;
+	/* Of the option: another one is injected too. */
+	__u32 hash;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct inject_key);
+	/* When: CLOCK_BOOTTIME. */
+	__type(value, emptcp_time);
+	__uint(max_entries, 65536);
+} injected SEC(".maps") EMPTCP_KEPT;
+
+union inject_bytes {
+	__u8 at[EMPTCP_GROW_MAX];
+	__u32 words[EMPTCP_GROW_MAX / 4];
+};
+
+/* Writes the option, and NOPs behind it; its length, 0 where there is nothing to tell. */
+static __always_inline __u32 inject_write(const struct inject_params *p, union inject_bytes *to)
+{
+	__u32 len = TCPOLEN_MPTCP_MIN, flags = 0;
+
+	for (int i = 0; i < EMPTCP_GROW_MAX / 4; i++)
+		to->words[i] = TCPOPT_NOP * 0x01010101U;
+	switch (p->option) {
+	case INJECT_REMOVE_ADDR:
+		if (!p->addr_ids.count)
+			return 0;
+#pragma unroll
+		for (int i = 0; i < INJECT_IDS; i++)
+			if (i < p->addr_ids.count)
+				to->at[TCPOLEN_MPTCP_MIN + i] = p->addr_ids.items[i];
+		len += p->addr_ids.count;
+		break;
+	case INJECT_MP_PRIO:
+		flags = p->backup ? MPTCP_BACKUP : 0;
+		break;
+	default:
+#pragma unroll
+		for (int i = 0; i < INJECT_DATA; i++)
+			if (i < p->data.count)
+				to->at[TCPOLEN_MPTCP_MIN + i] = p->data.items[i];
+		len += p->data.count;
+		flags = p->flags & 15;
+	}
+	to->at[0] = TCPOPT_MPTCP;
+	to->at[1] = len;
+	to->at[2] = p->option << 4 | flags;
+	return len;
+}
+
+/* FNV-1a over words. */
+static __always_inline __u32 inject_hash(const union inject_bytes *option)
+{
+	__u32 hash = 2166136261U;
+
+	for (int i = 0; i < EMPTCP_GROW_MAX / 4; i++)
+		hash = (hash ^ option->words[i]) * 16777619U;
+	return hash;
+}
+
+static __always_inline int inject_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+				      const struct inject_params *p)
+{
+	int ret, syn = pkt->tcp->syn;
+	union inject_bytes option;
+	struct inject_key key;
+	struct emptcp_scan scan;
+	emptcp_time now = 0;
+	__u32 len;
+
+	if (!syn && !emptcp_can_carry(ctx, pkt))
+		return EMPTCP_SKIP;
+	len = inject_write(p, &option);
+	if (!len)
+		return -EMPTCP_REASON_NO_VALUE;
+	if (syn && !p->once)
+		return EMPTCP_SKIP;
+	if (p->once) {
+		emptcp_subflow_of(pkt, &key.subflow);
+		key.step = pkt->links->step;
+		key.hash = inject_hash(&option);
+		if (syn) {
+			/* A new subflow with these ports. */
+			bpf_map_delete_elem(&injected, &key);
+			return EMPTCP_SKIP;
+		}
+		if (bpf_map_lookup_elem(&injected, &key))
+			return EMPTCP_SKIP;
+	}
+	len = emptcp_grow_bytes(len);
+	ret = emptcp_may_grow(ctx, pkt, len, &scan);
+	if (ret != EMPTCP_NEXT)
+		return ret;
+	/* Of two in one packet the kernel takes the last one. */
+	if (scan.others >> (p->option & 15) & 1)
+		return EMPTCP_SKIP;
+	if (p->once) {
+		now = bpf_ktime_get_boot_ns();
+		ret = emptcp_claim(&injected, &key, &now, BPF_NOEXIST);
+		if (ret != EMPTCP_NEXT)
+			return ret;
+	}
+	ret = emptcp_grow(ctx, pkt, option.at, len);
+	if (p->once && ret != EMPTCP_NEXT)
+		bpf_map_delete_elem(&injected, &key);
+	return ret;
+}
+
+EMPTCP_ACTOR(inject, EMPTCP_HOOKS_TC, "5.10", EMPTCP_EDITS,
+	     "Adds an option of Multipath TCP to an ACK: one that no key or HMAC vouches for");
