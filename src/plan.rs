@@ -10,6 +10,7 @@ use std::ops::Range;
 use crate::graph::BoundChain;
 use crate::graph::Budget;
 use crate::graph::Graph;
+use crate::graph::Node;
 use crate::graph::check_values;
 use crate::graph::compile;
 use crate::graph::longest_path;
@@ -182,6 +183,22 @@ pub fn longest_paths<'p>(
         .collect();
     let attachments = plan.attachments.iter();
     attachments.map(|a| (a, paths[a.class])).collect()
+}
+
+/// Where packets are given a time to leave, which needs fq: each interface with the first step that
+/// does so.
+pub fn paced<'p>(plan: &'p Plan, modules: &[Module]) -> Vec<(&'p Attachment, &'p Node)> {
+    let mut found: Vec<(&Attachment, &Node)> = Vec::new();
+    for attachment in &plan.attachments {
+        let mut nodes = plan.classes[attachment.class].graph.nodes.iter();
+        let known = |(a, _): &(&Attachment, &Node)| a.ifindex == attachment.ifindex;
+        if let Some(node) = nodes.find(|node| modules[node.module].flags.fq)
+            && !found.iter().any(known)
+        {
+            found.push((attachment, node));
+        }
+    }
+    found
 }
 
 fn meets(chain: &BoundChain<'_>, interface: &Interface, hook: Hook) -> bool {

@@ -732,26 +732,62 @@ pub struct TestRun {
     pub packet: Vec<u8>,
     /// Mark of the packet afterwards (tc).
     pub mark: u32,
+    /// When the packet is to leave (tc; CLOCK_MONOTONIC, ns), 0 for now.
+    pub departure: u64,
     /// Mean duration of a run, in nanoseconds.
     pub nanoseconds: u32,
 }
 
-/// Runs a program on a packet (`BPF_PROG_TEST_RUN`). `mark`: of the packet, for tc programs.
+/// What a packet at tc has beside its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Its mark.
+    pub mark: u32,
+    /// When it is to leave (CLOCK_MONOTONIC, ns), 0 for now.
+    pub departure: u64,
+    /// Bytes on the wire, where it stands for several packets; 0: as long as it is.
+    pub wire_len: u32,
+}
+
+/// As [`test_run_with`], with nothing but a mark.
 ///
 /// # Errors
 ///
-/// The kernel's: packets shorter than an Ethernet header are refused.
+/// As there.
 pub(crate) fn test_run(
     program: impl AsFd,
     packet: &[u8],
     mark: Option<u32>,
     repeat: u32,
 ) -> io::Result<TestRun> {
+    let beside = mark.map(|mark| Beside {
+        mark,
+        ..Beside::default()
+    });
+    test_run_with(program, packet, beside, repeat)
+}
+
+/// Runs a program on a packet (`BPF_PROG_TEST_RUN`). `beside`: for tc programs.
+///
+/// # Errors
+///
+/// The kernel's: packets shorter than an Ethernet header are refused.
+pub(crate) fn test_run_with(
+    program: impl AsFd,
+    packet: &[u8],
+    beside: Option<Beside>,
+    repeat: u32,
+) -> io::Result<TestRun> {
     let mut out = vec![0u8; packet.len() + 512];
     // Bytes, not the structure: the kernel wants its padding zero too.
     const MARK: usize = offset_of!(SkBuff, mark);
+    const DEPARTURE: usize = offset_of!(SkBuff, tstamp);
+    const WIRE_LEN: usize = offset_of!(SkBuff, wire_len);
     let mut ctx = [0u8; size_of::<SkBuff>()];
-    ctx[MARK..MARK + 4].copy_from_slice(&mark.unwrap_or(0).to_ne_bytes());
+    let given = beside.unwrap_or_default();
+    ctx[MARK..MARK + 4].copy_from_slice(&given.mark.to_ne_bytes());
+    ctx[DEPARTURE..DEPARTURE + 8].copy_from_slice(&given.departure.to_ne_bytes());
+    ctx[WIRE_LEN..WIRE_LEN + 4].copy_from_slice(&given.wire_len.to_ne_bytes());
     let before = ctx;
     let mut opts = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
@@ -762,7 +798,7 @@ pub(crate) fn test_run(
         repeat: repeat as i32,
         ..Default::default()
     };
-    if mark.is_some() {
+    if beside.is_some() {
         opts.ctx_in = before.as_ptr().cast();
         opts.ctx_size_in = size_of_val(&before) as u32;
         opts.ctx_out = ctx.as_mut_ptr().cast();
@@ -777,6 +813,9 @@ pub(crate) fn test_run(
         mark: ctx[MARK..]
             .first_chunk()
             .map_or(0, |b| u32::from_ne_bytes(*b)),
+        departure: ctx[DEPARTURE..]
+            .first_chunk()
+            .map_or(0, |b| u64::from_ne_bytes(*b)),
         nanoseconds: opts.duration,
     })
 }

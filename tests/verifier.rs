@@ -29,7 +29,10 @@ fn counts() -> BTreeMap<String, BTreeMap<String, u32>> {
         if module.since > kernel::version() {
             continue;
         }
-        for hook in module.hooks.iter().filter(|h| **h != Hook::TcEgress) {
+        // Both hooks of tc run the same program.
+        let both = module.hooks.contains(&Hook::TcIngress);
+        let other = |h: &&Hook| !both || **h != Hook::TcEgress;
+        for hook in module.hooks.iter().filter(other) {
             let (loaded, node) = kernel::graph_of(&registry, module, *hook);
             let programs = kernel::programs(&loaded.instance, loaded.graph.nodes.len());
             let family = match Family::from(*hook) {

@@ -58,6 +58,8 @@ enum emptcp_reason {
 	EMPTCP_REASON_UNSAFE,
 	/** What was to be added does not fit into the packet. */
 	EMPTCP_REASON_NO_ROOM,
+	/** It would have to wait for longer than it may. */
+	EMPTCP_REASON_HORIZON,
 	EMPTCP_REASON_MAX,
 };
 

@@ -144,6 +144,29 @@ static __always_inline void ctx_set_mark(struct emptcp_ctx *ctx, __u32 mark)
 	ctx->mark = mark;
 }
 
+/** Bytes on the wire: of a GSO packet those of all its segments, each with its headers. Of packets
+ * that are sent; the kernel has it from qdisc_pkt_len_init(). */
+static __always_inline __u64 ctx_wire_len(struct emptcp_ctx *ctx)
+{
+	CTX_OPAQUE(ctx);
+	return ctx->wire_len;
+}
+
+/** When the packet is to leave (CLOCK_MONOTONIC, ns), 0 for now: TCP gives its packets one. Egress
+ * only; of forwarded packets it may be a time of arrival. */
+static __always_inline __u64 ctx_departure(struct emptcp_ctx *ctx)
+{
+	CTX_OPAQUE(ctx);
+	return ctx->tstamp;
+}
+
+/** Sets when the packet is to leave; heeded by fq alone (EMPTCP_NEEDS_FQ). */
+static __always_inline void ctx_set_departure(struct emptcp_ctx *ctx, __u64 at)
+{
+	CTX_OPAQUE(ctx);
+	ctx->tstamp = at;
+}
+
 /**
  * Whether the socket that sent the packet belongs to the cgroup, or to one
  * below it. Egress only. 0 where the packet comes from no socket of this

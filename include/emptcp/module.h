@@ -62,6 +62,12 @@
 /** Reads or writes words of the chain context. */
 #define EMPTCP_CONTEXT "context"
 
+/**
+ * Gives packets a time to leave (ctx_set_departure()), which the queueing
+ * discipline fq alone heeds: apply refuses interfaces that do not have it.
+ */
+#define EMPTCP_NEEDS_FQ "fq"
+
 /** Tags of a parameter: a line for people; must be given; value if not given; bounds, as in JSON.
  */
 #define EMPTCP_DOC(text) EMPTCP_TAG("doc:" text)

@@ -23,6 +23,7 @@ use crate::datapath::Judge;
 use crate::datapath::Origin;
 use crate::datapath::Outcome;
 use crate::datapath::interfaces;
+use crate::datapath::missing_fq;
 use crate::datapath::policy as policy_in_force;
 use crate::plan::Plan;
 use crate::plan::plan;
@@ -85,6 +86,10 @@ pub(super) fn put_in_force(
         Ok(planned) => planned,
         Err(errors) => return print_invalid(context, &errors).map(Some),
     };
+    let unpaced = missing_fq(&plan, context.registry.modules())?;
+    if !unpaced.is_empty() {
+        return print_invalid(context, &unpaced).map(Some);
+    }
     let apply = Apply {
         registry: &context.registry,
         kernel,

@@ -18,6 +18,7 @@ use super::running_kernel;
 use crate::datapath::Host;
 use crate::datapath::Judge;
 use crate::datapath::interfaces;
+use crate::datapath::missing_fq;
 use crate::graph::Budget;
 use crate::interface::Interface;
 use crate::interface::Interfaces;
@@ -105,6 +106,7 @@ pub(super) fn with_plan(
         None => Host::new(interfaces()?, Judge::Checked),
     };
     let budget = budget();
+    let elsewhere = kernel.is_some();
     let kernel = kernel.map_or_else(running_kernel, Ok)?;
     let planned = bind_policy(context, &policy, &host, kernel).and_then(|chains| {
         let plan = plan(
@@ -123,13 +125,24 @@ pub(super) fn with_plan(
                 host,
                 budget,
             };
-            for why in checked.host.missing() {
-                eprintln!("emptcp: warning: {why}: apply would refuse that");
-            }
+            warn(context, &checked, elsewhere)?;
             show(&checked).map(|()| Done::Yes)
         }
         Err(errors) => print_invalid(context, &errors),
     }
+}
+
+/// Tells what is not as the policy needs it here and now, though the policy is right.
+fn warn(context: &Context, checked: &Checked, elsewhere: bool) -> Result<()> {
+    if elsewhere {
+        return Ok(());
+    }
+    let unpaced = missing_fq(&checked.plan, context.registry.modules())?;
+    let unpaced = unpaced.iter().map(ToString::to_string);
+    for why in checked.host.missing().into_iter().chain(unpaced) {
+        eprintln!("emptcp: warning: {why} (apply would refuse the policy)");
+    }
+    Ok(())
 }
 
 fn describe(table: &Planned) -> serde_json::Value {

@@ -121,6 +121,7 @@ fn describe(module: &Module, files: &[PathBuf]) -> Value {
             "edits": module.flags.edits,
             "observes": module.flags.observes,
             "ends": module.flags.ends,
+            "fq": module.flags.fq,
         },
         "params": params,
         "builtin": files.is_empty(),

@@ -43,6 +43,7 @@ use super::tables;
 use crate::interface::Interfaces;
 use crate::pin::Home;
 use crate::plan::Attachment;
+use crate::plan::paced;
 use crate::sys;
 
 /// One generation that is to follow another.
@@ -102,6 +103,10 @@ impl<'a> Change<'a> {
             source,
             applied,
             cgroups: self.apply.cgroups.clone(),
+            fq: paced(self.apply.plan, self.apply.registry.modules())
+                .iter()
+                .map(|(attachment, _)| attachment.ifindex)
+                .collect(),
             counters: self.shared.counters.len(),
             ids: BTreeMap::new(),
             bases: BTreeMap::new(),

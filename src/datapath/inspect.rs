@@ -17,6 +17,7 @@ use super::attach;
 use super::counters;
 use super::counters::Counted;
 use super::counters::Counters;
+use super::fq::fq_drift;
 use super::host::cgroup_drift;
 use super::netlink::interfaces;
 use super::shared::open_shared;
@@ -387,6 +388,7 @@ pub(super) fn drift(home: &Home, stored: &Stored) -> Vec<String> {
     }
     drift.extend(tables::drift(home, stored.generation));
     drift.extend(cgroup_drift(&stored.cgroups));
+    drift.extend(fq_drift(&stored.fq, &here));
     for (index, class) in stored.classes.iter().enumerate() {
         let folder = home.join(stored::generation_folder(stored.generation));
         let matches = MapHandle::from_pinned_path(folder.join(format!("{index}-progs")))

@@ -26,6 +26,7 @@ use crate::module::KernelVersion;
 use crate::module::Registry;
 use crate::module::Scope;
 use crate::sys;
+use crate::sys::Beside;
 use crate::sys::TestRun;
 use crate::table::Planned;
 
@@ -184,7 +185,25 @@ impl Instance {
     ///
     /// The kernel refuses the packet (shorter than an Ethernet header).
     pub fn run(&self, packet: &[u8], mark: Option<u32>, repeat: u32) -> Result<(Verdict, TestRun)> {
-        let run = sys::test_run(&self.entry, packet, mark, repeat).context("test run")?;
+        let beside = mark.map(|mark| Beside {
+            mark,
+            ..Beside::default()
+        });
+        self.run_with(packet, beside, repeat)
+    }
+
+    /// The same with all that a packet at tc has beside its bytes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Instance::run`].
+    pub fn run_with(
+        &self,
+        packet: &[u8],
+        beside: Option<Beside>,
+        repeat: u32,
+    ) -> Result<(Verdict, TestRun)> {
+        let run = sys::test_run_with(&self.entry, packet, beside, repeat).context("test run")?;
         let (pass, drop) = match self.class.family() {
             crate::module::Family::Xdp => (2, 1),
             crate::module::Family::Tc => (-1, 2),

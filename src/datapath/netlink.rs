@@ -156,6 +156,47 @@ fn port_state(link: &LinkMessage) -> PortState {
     }
 }
 
+/// A queueing discipline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Qdisc {
+    /// Its kind: `fq`, `mq` …
+    pub(super) kind: String,
+    /// What those below it name as their parent, with the number of a class.
+    pub(super) handle: u32,
+    /// What it is attached to.
+    pub(super) parent: u32,
+}
+
+impl Qdisc {
+    /// Parent of what the interface itself has (`TC_H_ROOT`).
+    pub(super) const ROOT: u32 = 0xffff_ffff;
+}
+
+/// The queueing disciplines of the interfaces of the current network namespace, by index.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(super) fn qdiscs() -> Result<BTreeMap<u32, Vec<Qdisc>>> {
+    let mut found: BTreeMap<u32, Vec<Qdisc>> = BTreeMap::new();
+    let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    for message in dump(request).context("cannot list the queueing disciplines")? {
+        if let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message {
+            let kind = qdisc.attributes.iter().find_map(|a| match a {
+                TcAttribute::Kind(kind) => Some(kind.clone()),
+                _ => None,
+            });
+            let of = found.entry(qdisc.header.index as u32).or_default();
+            of.push(Qdisc {
+                kind: kind.unwrap_or_default(),
+                handle: qdisc.header.handle.into(),
+                parent: qdisc.header.parent.into(),
+            });
+        }
+    }
+    Ok(found)
+}
+
 /// The filters that a clsact qdisc of the interface has: hook, priority, handle (of a classifier
 /// without filters 0).
 pub(super) fn clsact_filters(ifindex: u32) -> Result<Vec<(Hook, u32, u32)>> {

@@ -2,6 +2,7 @@
 //! transaction, and found again through the generation word.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -46,6 +47,9 @@ pub(crate) struct Stored {
     /// Ids of the cgroups that the policy names, by path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) cgroups: BTreeMap<String, u64>,
+    /// Interfaces that need fq.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) fq: BTreeSet<u32>,
     /// Blocks of counters.
     pub(crate) counters: usize,
     /// Number of each step in the counters, by its id and module.

@@ -143,10 +143,11 @@ pub(super) fn qdisc(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     };
     let queues = |p: &&Port| p.up && p.qdiscs.iter().any(|q| q != "noqueue" && q != "clsact");
-    let (fq, other): (Vec<_>, Vec<_>) = ports
-        .iter()
-        .filter(queues)
-        .partition(|p| p.qdiscs.iter().any(|q| q == "fq"));
+    let (fq, other): (Vec<_>, Vec<_>) = ports.iter().filter(queues).partition(|p| {
+        let beside = |q: &String| ["mq", "clsact", "ingress"].contains(&q.as_str());
+        let mut waiting = p.qdiscs.iter().filter(|q| !beside(q)).peekable();
+        waiting.peek().is_some() && waiting.all(|q| q == "fq")
+    });
     let mut findings = Vec::new();
     if !fq.is_empty() {
         findings.push(Finding::ok(format!("fq, which paces: {}", names(fq))));

@@ -131,6 +131,8 @@ fn one_thing_is_wrong() {
         (|f| eth1(f).interface.kind = Some("veth".into()), "xdp", Fine, "may be incomplete: eth1 (veth)"),
         (|f| { eth1(f).interface.kind = Some("veth".into()); eth1(f).peer_completes_checksums = Ok(true) }, "xdp", Fine, "are complete: eth1 (veth)"),
         (|f| eth1(f).qdiscs = vec!["fq_codel".into()], "qdisc", Fine, "does not pace: eth1"),
+        (|f| eth1(f).qdiscs = ["mq", "fq", "pfifo_fast"].map(Into::into).into(), "qdisc", Fine, "does not pace: eth1"),
+        (|f| eth1(f).qdiscs = ["mq", "clsact"].map(Into::into).into(), "qdisc", Fine, "does not pace: eth1"),
         (|f| eth1(f).rp_filter = Ok(1), "rp-filter", Warn, "strict at eth1"),
         (|f| eth1(f).rp_filter = Err("why".into()), "rp-filter", Unknown, "why"),
         (|f| { eth1(f).rp_filter = Ok(1); eth1(f).ipv4 = false }, "rp-filter", Fine, "one interface"),

@@ -228,6 +228,7 @@ fn flags(text: &str) -> Result<Flags, String> {
             "observes" => flags.observes = true,
             "ends" => flags.ends = true,
             "context" => flags.context = true,
+            "fq" => flags.fq = true,
             other => return Err(other.to_owned()),
         }
     }

@@ -113,6 +113,8 @@ pub struct Flags {
     pub ends: bool,
     /// Reads or writes words of the chain context.
     pub context: bool,
+    /// Gives packets a time to leave, which needs the queueing discipline fq.
+    pub fq: bool,
 }
 
 /// A module, as its object describes it.

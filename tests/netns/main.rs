@@ -21,6 +21,7 @@ mod many;
 mod mptcp;
 mod others;
 mod outside;
+mod paced;
 mod police;
 mod raw;
 mod refusals;
