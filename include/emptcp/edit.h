@@ -30,6 +30,8 @@
 
 /** Bytes of a word that is edited. */
 #define EMPTCP_EDIT_WORD 4
+/** Bytes that are skipped where none of them is edited. */
+#define EMPTCP_EDIT_SKIP 20
 
 /** What a look at the options has found. */
 struct emptcp_scan {
@@ -159,11 +161,15 @@ static __always_inline void emptcp_put(struct emptcp_ctx *ctx, const struct empt
 {
 	const __u32 masks = mask * 0x01010101U, values = value * 0x01010101U;
 	__u32 off = sizeof(struct tcphdr), tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
-	__u32 changed = emptcp_forget(0);
+	__u32 changed = emptcp_forget(0), skip;
 	__u64 diff = emptcp_forget(0);
 	const void *end;
 	void *tcp;
 
+	/* Past timestamps and a data ACK, and what else SYNs have first. */
+	skip = emptcp_is_zero(bytes & ((1 << EMPTCP_EDIT_SKIP) - 1)) * EMPTCP_EDIT_SKIP;
+	off += skip;
+	bytes >>= skip & 63;
 	asm volatile("" : "+r"(ctx));
 	tcp = ctx_data(ctx) + tcp_off;
 	end = ctx_data_end(ctx);
