@@ -28,7 +28,7 @@ fn root_bench_prints_chains_and_modules() {
 
     let chains = report["chains"].as_array().unwrap();
     for hook in ["xdp", "tc-ingress"] {
-        for shape in ["1+1", "1+3", "4+4"] {
+        for shape in ["0+1", "1+1", "1+3", "4+4"] {
             let chain = chains
                 .iter()
                 .find(|c| c["hook"] == hook && c["shape"] == shape)
@@ -51,6 +51,40 @@ fn root_bench_prints_chains_and_modules() {
     }
     let modules = report["modules"].as_array().unwrap();
     assert!(!modules.is_empty());
+    // Each that needs no table, and does its work on the packet on which it is measured.
+    for name in [
+        "addr_id",
+        "announced",
+        "backup",
+        "dport",
+        "dst",
+        "ip_pair",
+        "join_backup",
+        "mark",
+        "mptcp",
+        "record",
+        "reject_join",
+        "rm_add_addr",
+        "rm_option",
+        "rm_prio",
+        "rm_remove_addr",
+        "sequence",
+        "set_field",
+        "set_recv_win",
+        "sport",
+        "src",
+        "strip_mptcp",
+        "subflow",
+        "tcp",
+        "version",
+    ] {
+        let mut of_name = modules.iter().filter(|m| m["name"] == name).peekable();
+        assert!(of_name.peek().is_some(), "{name}");
+        assert!(
+            of_name.all(|m| m["works"] == true && m["packet"].is_string()),
+            "{name}"
+        );
+    }
     for module in modules {
         assert!(module["name"].is_string() && module["hook"].is_string());
         numbers(module, &["ns", "floor_ns", "entry_ns"]);

@@ -117,6 +117,13 @@ static __always_inline int monolith_begin(struct emptcp_ctx *ctx, struct emptcp_
 		if (constants.count)             \
 			(c)->step[(n)].missed++; \
 	} while (0)
+/** Counts a packet that a step fails to treat, and why. */
+#define FAILED(c, n, reason)                                  \
+	do {                                                  \
+		if (constants.count)                          \
+			(c)->step[(n)].errors++;              \
+		emptcp_count_reason(MONOLITH_HOOK, (reason)); \
+	} while (0)
 /** The packet's bytes, at the first actor. */
 #define BYTES(c, n, ctx)                                         \
 	do {                                                     \
@@ -153,19 +160,30 @@ __noinline int monolith_options(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 tcp
 	return found;
 }
 
-/** Clamps the window to so many units: 1 done, 0 not needed, negative: failed. found: of the walk
+/** Clamps the window to so many units: 1 done, 0 not needed, or minus a reason. found: of the walk
  * through the options. */
 static __always_inline int monolith_clamp(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					  int found, __u16 window)
 {
 	if (pkt->tcp->syn || pkt->tcp->rst || window >= bpf_ntohs(pkt->tcp->window))
 		return 0;
-	if (found & MONOLITH_SIGNED) {
-		emptcp_count_reason(MONOLITH_HOOK, EMPTCP_REASON_SIGNED);
-		return -1;
-	}
+	if (found & MONOLITH_SIGNED)
+		return -EMPTCP_REASON_SIGNED;
 	return emptcp_set_window(ctx, pkt, bpf_htons(window)) ?: 1;
 }
+
+/** Clamps, and counts what became of it. */
+#define CLAMP(c, n, ctx, pkt, found, window)                                \
+	do {                                                                \
+		int ret_ = monolith_clamp((ctx), (pkt), (found), (window)); \
+                                                                            \
+		if (ret_ > 0)                                               \
+			MATCHED((c), (n));                                  \
+		else if (!ret_)                                             \
+			MISSED((c), (n));                                   \
+		else                                                        \
+			FAILED((c), (n), -ret_);                            \
+	} while (0)
 
 struct monolith_key {
 	struct emptcp_subflow subflow;

@@ -19,9 +19,6 @@ int monolith_1_1(struct emptcp_ctx *ctx)
 	}
 	MATCHED(c, 0);
 	BYTES(c, 1, ctx);
-	if (monolith_clamp(ctx, &pkt, found, 65536 >> 7) > 0)
-		MATCHED(c, 1);
-	else
-		MISSED(c, 1);
+	CLAMP(c, 1, ctx, &pkt, found, 65536 >> 7);
 	return CTX_PASS;
 }

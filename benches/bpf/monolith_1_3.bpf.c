@@ -23,10 +23,7 @@ int monolith_1_3(struct emptcp_ctx *ctx)
 		MATCHED(c, 1);
 	else
 		MISSED(c, 1);
-	if (monolith_clamp(ctx, &pkt, found, 65536 >> 7) > 0)
-		MATCHED(c, 2);
-	else
-		MISSED(c, 2);
+	CLAMP(c, 2, ctx, &pkt, found, 65536 >> 7);
 	MATCHED(c, 3);
 	return CTX_PASS;
 }

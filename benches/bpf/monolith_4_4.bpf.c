@@ -59,18 +59,12 @@ int monolith_4_4(struct emptcp_ctx *ctx)
 	else
 		MISSED(c, 4);
 #ifdef EMPTCP_XDP
-	if (monolith_clamp(ctx, &pkt, found, 262144 >> 7) > 0)
-		MATCHED(c, 5);
-	else
-		MISSED(c, 5);
+	CLAMP(c, 5, ctx, &pkt, found, 262144 >> 7);
 #else
 	ctx_set_mark(ctx, (ctx_mark(ctx) & ~0xff) | 7);
 	MATCHED(c, 5);
 #endif
-	if (monolith_clamp(ctx, &pkt, found, 65536 >> 7) > 0)
-		MATCHED(c, 6);
-	else
-		MISSED(c, 6);
+	CLAMP(c, 6, ctx, &pkt, found, 65536 >> 7);
 	MATCHED(c, 7);
 	return CTX_PASS;
 }

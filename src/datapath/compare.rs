@@ -55,22 +55,26 @@ pub struct Monolith {
 }
 
 impl Monolith {
-    /// The one for a chain of so many selectors and actors, if there is one.
+    /// The one for the chain of this name, else for one of so many selectors and actors.
     ///
     /// # Errors
     ///
     /// No privilege, or the kernel refuses it.
     pub fn load(
         family: Family,
-        selectors: usize,
-        actors: usize,
+        chain: &str,
+        (selectors, actors): (usize, usize),
         count: bool,
     ) -> Result<Option<Self>> {
         let generation = 1u64;
         let mut constants = generation.to_ne_bytes().to_vec();
         constants.extend(u32::from(count).to_ne_bytes());
-        let name = format!("monolith_{selectors}_{actors}");
-        let Some(object) = load(&name, family, &constants)? else {
+        let own = load(&format!("monolith_{chain}"), family, &constants)?;
+        let shape = || {
+            let name = format!("monolith_{selectors}_{actors}");
+            load(&name, family, &constants)
+        };
+        let Some(object) = own.map_or_else(shape, |o| Ok(Some(o)))? else {
             return Ok(None);
         };
         let word = map(&object, "generation").context("a monolith has no generation")?;
@@ -128,6 +132,11 @@ impl Monolith {
     }
 }
 
+/// Mark of the packets that are timed at tc.
+pub(crate) const MARK: u32 = 1;
+/// Bytes that `restore` gives back at the most: its words.
+const RESTORED: usize = 96;
+
 /// A program behind the one that restores the packet: test runs repeat on the
 /// packet as it came out of the run before.
 #[derive(Debug)]
@@ -137,21 +146,26 @@ pub struct Timed {
 }
 
 impl Timed {
-    /// `packet`: Ethernet, IPv4 and TCP without VLAN tag or IPv4 options.
+    /// `packet`: Ethernet, whose headers the program restores.
     ///
     /// # Errors
     ///
     /// No privilege, or the packet is too short.
     pub fn new(family: Family, program: impl AsFd, packet: &[u8]) -> Result<Self> {
-        const WINDOW: usize = 14 + 20 + 14;
-        let original = packet
-            .get(WINDOW..WINDOW + 4)
-            .context("the packet has no TCP header")?;
-        let object = load("restore", family, original)?.context("restore is not there")?;
+        let headers = &packet[..packet.len().min(RESTORED)];
+        let last = headers
+            .last_chunk::<8>()
+            .context("the packet is too short")?;
+        let mut original = (packet.len() as u32).to_ne_bytes().to_vec();
+        original.extend((headers.len() as u32).to_ne_bytes());
+        original.extend(headers);
+        original.resize(8 + RESTORED, 0);
+        original.extend(last);
+        let object = load("restore", family, &original)?.context("restore is not there")?;
         let array = map(&object, "progs").context("restore has no slots")?;
         sys::set_slot(&array, 0, program).context("cannot put a program behind restore")?;
         Ok(Self {
-            mark: (family == Family::Tc).then_some(0),
+            mark: (family == Family::Tc).then_some(MARK),
             object,
         })
     }

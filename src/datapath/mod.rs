@@ -32,6 +32,7 @@ mod view;
 pub use capture::Capture;
 pub use capture::Lost;
 pub use capture::Source;
+pub(crate) use compare::MARK;
 pub use compare::Monolith;
 pub use compare::Timed;
 pub use counters::Counters;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::Bench;
+use super::Frame;
 use super::Instance;
 use super::Options;
 use super::bind;
@@ -72,6 +73,7 @@ pub(super) fn load(
     });
     let actor = &actor.context("no actor only observes")?.name;
     let budget = Budget::default();
+    let packet = Frame::default().bytes();
     let mut all = Vec::new();
     for (shape, select) in shapes {
         for count in COUNTS {
@@ -108,10 +110,11 @@ pub(super) fn load(
                 let (calls, _) = longest_path(&graph, modules, &budget);
                 many.cost.calls = many.cost.calls.max(calls);
                 let instance = Instance::load(registry, kernel, graph, Options::default())?;
-                instance.run(&bench.packet, None, 1)?;
+                instance.run(&packet, None, 1)?;
                 let reasons = instance.reasons()?;
                 ensure!(reasons.is_empty(), "{count} chains, {shape}: {reasons:?}");
-                many.parts.push(bench.add_instance(hook.into(), instance)?);
+                many.parts
+                    .push(bench.add_instance(hook.into(), instance, &packet)?);
             }
             all.push(many);
         }
