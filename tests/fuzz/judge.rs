@@ -93,6 +93,10 @@ impl May {
                 may.resets |= becomes_reset((before, &b), (after, &a));
             }
         }
+        // A packet grows into what is behind it, which means nothing.
+        if may.grows {
+            may.fields.insert("pad");
+        }
         // Who does not say that it edits may change what no checksum of TCP covers.
         let uncovered = ["ip.tos", "ip.checksum"];
         may.fields
