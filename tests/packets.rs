@@ -681,6 +681,9 @@ const NOT_AS_TSHARK: [&str; 5] = [
     "behind one that is too short to be one",
 ];
 
+/// Reasons for which an actor refuses to edit.
+const REFUSED: [&str; 4] = ["signed", "unsafe", "no_room", "no_value"];
+
 /// Actors that treat every packet of TCP.
 const TREAT_ALL: [&str; 4] = ["accept", "drop", "record", "set_mark"];
 
@@ -698,8 +701,8 @@ fn fixtures_expect_what_tshark_finds() {
             .reduce(|one, other| Some(one? || other?))
             .unwrap_or(Some(false));
         let agree = match (&entry.outcome, model) {
-            // Edits that an actor refuses: not those of the parser.
-            (Outcome::Error(reason), _) if reason == "signed" || reason == "unsafe" => tcp,
+            // Not reasons of the parser.
+            (Outcome::Error(reason), _) if REFUSED.contains(&reason.as_str()) => tcp,
             (Outcome::Error(_), _) => !tcp || found.malformed,
             (outcome, Some(matches)) => matches == (*outcome == Outcome::Match),
             // One that has nothing to change does not treat the packet.

@@ -193,15 +193,18 @@ static __always_inline int emptcp_grow(struct emptcp_ctx *ctx, const struct empt
 	__u32 tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
 	__u32 at = tcp_off + sizeof(struct tcphdr);
 	/* The others: a DSS and what is beside it. */
-	__u32 len = emptcp_forget(pkt->tcp_len - sizeof(struct tcphdr)) & 63;
+	__u64 len = emptcp_forget(pkt->tcp_len - sizeof(struct tcphdr)) & 63;
 	__u8 others[TCPOPT_SPACE];
 	__be16 doff, after;
 
-	/* One comparison each: of both in one the verifier would not learn the bounds. */
+	/*
+	 * One comparison each, and with 4, not with 0: else older verifiers do not
+	 * learn the bounds.
+	 */
 	bytes &= 31;
 	if (bytes < 4 || bytes > EMPTCP_GROW_MAX)
 		return -EMPTCP_REASON_NO_ROOM;
-	if (!len)
+	if (len < 4)
 		return -EMPTCP_REASON_UNSAFE;
 	asm volatile("" : "+r"(len));
 	if (len > TCPOPT_SPACE - 4)

@@ -299,6 +299,11 @@ fn root_grow_set_flow_prio_is_kept_over_applies() {
     ends.apply(&[wish("prio", true)]);
     both(4);
     assert!(!connection.fell_back());
+    let state = ends.0.run(&["status", "--state"]).ok().out;
+    assert!(
+        state.contains("prio_wishes of module set_flow_prio"),
+        "{state}"
+    );
 }
 
 /// REMOVE_ADDR takes the second subflow away, at the end that it is injected to.
