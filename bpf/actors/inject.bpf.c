@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <emptcp/clock.h>
 #include <emptcp/grow.h>
 #include <emptcp/module.h>
 #include <emptcp/once.h>
@@ -141,7 +142,7 @@ static __always_inline int inject_act(struct emptcp_ctx *ctx, const struct emptc
 	if (scan.others >> (p->option & 15) & 1)
 		return EMPTCP_SKIP;
 	if (p->once) {
-		now = bpf_ktime_get_boot_ns();
+		now = emptcp_boot_now();
 		ret = emptcp_claim(&injected, &key, &now, BPF_NOEXIST);
 		if (ret != EMPTCP_NEXT)
 			return ret;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <emptcp/clock.h>
 #include <emptcp/grow.h>
 #include <emptcp/module.h>
 #include <emptcp/once.h>
@@ -25,7 +26,7 @@ struct {
 } prio_wishes SEC(".maps") EMPTCP_KEPT;
 
 /* Chains that contradict each other would else fill each ACK with what the other one wants. */
-#define SET_FLOW_PRIO_PAUSE_NS 100000000ULL
+#define SET_FLOW_PRIO_PAUSE_NS 100000000LL
 
 static __always_inline int set_flow_prio_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					     const struct set_flow_prio_params *p)
@@ -54,9 +55,10 @@ static __always_inline int set_flow_prio_act(struct emptcp_ctx *ctx, const struc
 	last = bpf_map_lookup_elem(&prio_wishes, &key);
 	if (last && last->backup == wish.backup)
 		return EMPTCP_SKIP;
-	wish.at = bpf_ktime_get_boot_ns();
+	wish.at = emptcp_boot_now();
 	if (last) {
-		if (wish.at - last->at < SET_FLOW_PRIO_PAUSE_NS)
+		/* Another CPU's time may lie ahead. */
+		if ((__s64)(wish.at - last->at) < SET_FLOW_PRIO_PAUSE_NS)
 			return EMPTCP_SKIP;
 		how = BPF_EXIST;
 	}
