@@ -149,7 +149,8 @@ impl Subject {
             Ended::Pass => "pass",
             Ended::Drop => "drop",
             Ended::Other(7) if HookFamily::from(hook) == HookFamily::Tc => "redirect",
-            Ended::Other(4) if HookFamily::from(hook) == HookFamily::Xdp => "redirect",
+            // XDP_TX and XDP_REDIRECT.
+            Ended::Other(3 | 4) if HookFamily::from(hook) == HookFamily::Xdp => "redirect",
             Ended::Other(_) => "something else",
         };
         let expected = match entry.verdict {

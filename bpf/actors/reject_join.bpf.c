@@ -1,20 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include <emptcp/module.h>
+#include <emptcp/rst.h>
 
-EMPTCP_NO_PARAMS(reject_join);
+enum reject_join_with {
+	REJECT_JOIN_WITH_DROP,
+	REJECT_JOIN_WITH_RST,
+};
+
+struct reject_join_params {
+	enum reject_join_with
+		with EMPTCP_DOC("drop: the client tries again for a while; rst: it is "
+				"answered with RST and MP_TCPRST, and gives up")
+			EMPTCP_DEFAULT("drop");
+	enum mptcp_rst_reason reason EMPTCP_DOC("Of rst: reason in MP_TCPRST (RFC 8684, 3.6)")
+		EMPTCP_DEFAULT("administratively_prohibited");
+};
 
 static __always_inline int reject_join_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					   const struct reject_join_params *p)
 {
+	struct emptcp_rst rst = {.reason = p->reason};
+	__u32 hook = pkt->links->hook;
+
 	if (!pkt->tcp->syn || pkt->tcp->ack)
 		return EMPTCP_SKIP;
 	/*
 	 * Of any length: a SYN whose MP_JOIN was not understood would be taken for one of plain
 	 * TCP, to a socket that may be no listener of its own.
 	 */
-	return mptcp_find_subtype(ctx, pkt, MPTCP_MP_JOIN, TCPOLEN_MPTCP_MIN) ? EMPTCP_DROP
-									      : EMPTCP_SKIP;
+	if (!mptcp_find_subtype(ctx, pkt, MPTCP_MP_JOIN, TCPOLEN_MPTCP_MIN))
+		return EMPTCP_SKIP;
+	if (p->with == REJECT_JOIN_WITH_DROP)
+		return EMPTCP_DROP;
+	/* Of what no RST can be made, that is left: it must not pass. */
+	if (emptcp_rst_begin(ctx, pkt, &rst) || emptcp_rst_write(ctx, &rst, EMPTCP_RST_TO_SENDER))
+		return EMPTCP_DROP;
+	return ctx_send_back(ctx, hook);
 }
 
+/* No EMPTCP_EDITS: what it writes has a whole checksum. */
 EMPTCP_ACTOR(reject_join, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_OBSERVES,
-	     "Drops the SYN of further subflows (MP_JOIN); existing subflows stay");
+	     "Rejects the SYN of further subflows (MP_JOIN); existing subflows stay");

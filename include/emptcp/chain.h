@@ -18,6 +18,8 @@ enum emptcp_verdict {
 	EMPTCP_DROP,
 	/** After bpf_redirect() and its like. */
 	EMPTCP_REDIRECT,
+	/** Back out of the interface at XDP; see ctx_send_back(). */
+	EMPTCP_TX,
 };
 
 /**
@@ -165,6 +167,8 @@ static __always_inline int emptcp_actor_end(struct emptcp_ctx *ctx, int verdict,
 			return CTX_DROP;
 		if (verdict == EMPTCP_REDIRECT)
 			return CTX_REDIRECT;
+		if (verdict == EMPTCP_TX)
+			return CTX_TX;
 	}
 	return emptcp_goto(ctx, EMPTCP_WAY_MATCH);
 }

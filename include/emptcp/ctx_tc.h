@@ -15,6 +15,8 @@ enum {
 	CTX_PASS = TC_ACT_UNSPEC,
 	CTX_DROP = TC_ACT_SHOT,
 	CTX_REDIRECT = TC_ACT_REDIRECT,
+	/** There is none at tc: see ctx_send_back(). */
+	CTX_TX = TC_ACT_SHOT,
 };
 
 /** What parts of a split policy hand on, by hook. */
@@ -217,5 +219,59 @@ static __always_inline int ctx_store_ip6(struct emptcp_ctx *ctx, void *at, __u32
 {
 	return bpf_skb_store_bytes(ctx, offset, &value, sizeof(value), BPF_F_RECOMPUTE_CSUM);
 }
+
+/**
+ * Cuts the packet to len bytes or makes it as long, linear and one segment (no
+ * GSO); bytes that are new are zero. Packet pointers are void after it. Returns
+ * 0, or a negative errno with the packet as it was.
+ */
+static __always_inline int ctx_set_len(struct emptcp_ctx *ctx, __u32 len)
+{
+	return bpf_skb_change_tail(ctx, len, 0);
+}
+
+/**
+ * Ends a rewriting of IP and TCP header that left the whole checksum in tcp. What
+ * is incomplete (CHECKSUM_PARTIAL) gets the sum of the pseudo header in its place,
+ * which a device or the kernel completes; what the device has summed
+ * (CHECKSUM_COMPLETE) grows by diff, after less before. offset is that of the TCP
+ * header, pseudo folded to 16 bits. Packet pointers are void after it. Returns 0,
+ * or a negative errno.
+ */
+static __always_inline int ctx_csum_done(struct emptcp_ctx *ctx, struct tcphdr *tcp, __u32 offset,
+					 __u16 pseudo, __u32 diff)
+{
+	__u32 whole = (__u16)~tcp->check;
+
+	bpf_csum_update(ctx, diff);
+	tcp->check = pseudo;
+	/*
+	 * A program is not told which of them it is, but the helper takes no notice of
+	 * changes behind the pseudo header where the checksum is incomplete. Else it leaves
+	 * ~(diff + ~pseudo), with this diff ~whole.
+	 */
+	return ctx_csum_replace_diff(ctx, tcp, offset, whole + pseudo);
+}
+
+/** Where the sender of a packet of this hook is, as flags of bpf_redirect() and its like. */
+static __always_inline __u64 ctx_back(__u32 hook)
+{
+	return hook == EMPTCP_HOOK_TC_EGRESS ? BPF_F_INGRESS : 0;
+}
+
+/**
+ * Sends a copy of the packet, as it is now, to where the packet came from, by the
+ * interface at which it is. Packet pointers are void after it. 0, or a negative
+ * errno.
+ */
+static __always_inline int ctx_copy_back(struct emptcp_ctx *ctx, __u32 hook)
+{
+	return bpf_clone_redirect(ctx, ctx->ifindex, ctx_back(hook));
+}
+
+/** Sends the packet itself there: returns enum emptcp_verdict, with which the actor ends. */
+#define ctx_send_back(ctx, hook)                                                           \
+	(bpf_redirect((ctx)->ifindex, ctx_back(hook)) == TC_ACT_REDIRECT ? EMPTCP_REDIRECT \
+									 : EMPTCP_DROP)
 
 #endif /* __EMPTCP_CTX_TC_H__ */

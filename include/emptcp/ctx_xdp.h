@@ -13,6 +13,8 @@ enum {
 	CTX_PASS = XDP_PASS,
 	CTX_DROP = XDP_DROP,
 	CTX_REDIRECT = XDP_REDIRECT,
+	/** Back out of the interface. */
+	CTX_TX = XDP_TX,
 };
 
 /* In ctx.h, which goes on behind this file. */
@@ -163,5 +165,35 @@ static __always_inline int ctx_store_ip6(struct emptcp_ctx *ctx, void *at, __u32
 	*(__be32 *)at = value;
 	return 0;
 }
+
+/**
+ * Cuts the packet to len bytes or makes it as long; the packet must have one
+ * buffer. Packet pointers are void after it. Returns 0, or a negative errno with
+ * the packet as it was.
+ */
+static __always_inline int ctx_set_len(struct emptcp_ctx *ctx, __u32 len)
+{
+	void *end, *data;
+	__u64 have;
+
+	/* Pointers of 64 bits: see CTX_LOAD_POINTER. */
+	asm volatile("%[d] = *(u32 *)(%[c] + %[da])\n\t"
+		     "%[e] = *(u32 *)(%[c] + %[ea])"
+		     : [d] "=&r"(data), [e] "=r"(end)
+		     : [c] "r"(ctx), [da] "i"(offsetof(struct emptcp_ctx, data)),
+		       [ea] "i"(offsetof(struct emptcp_ctx, data_end)));
+	have = end - data;
+	return bpf_xdp_adjust_tail(ctx, (int)(len - have));
+}
+
+/** Ends a rewriting of IP and TCP header that left the whole checksum in tcp; see ctx_tc.h. */
+static __always_inline int ctx_csum_done(struct emptcp_ctx *ctx, struct tcphdr *tcp, __u32 offset,
+					 __u16 pseudo, __u32 diff)
+{
+	return 0;
+}
+
+/** Sends the packet back out of the interface: enum emptcp_verdict, with which the actor ends. */
+#define ctx_send_back(ctx, hook) ((void)(hook), EMPTCP_TX)
 
 #endif /* __EMPTCP_CTX_XDP_H__ */

@@ -139,6 +139,14 @@ impl Ends {
         if hook == "xdp" {
             chain[0]["xdp"] = json!({ "trust_checksums": true });
         }
+        if hook == "xdp" && act["reject_join"]["with"] == "rst" {
+            // What XDP sends back is taken from veth's ring by a peer that has XDP itself.
+            let takes = json!([{ "name": "takes", "hook": "xdp", "interfaces": ["p0", "p1"],
+                "act": [{ "accept": {} }] }]);
+            let path = self.rig.policy("far.json", &takes);
+            let mut far = self.rig.emptcp_in(&self.rig.far, &["apply", &path]);
+            assert!(far.status().unwrap().success());
+        }
         self.rig.apply(&chain).ok();
     }
 
@@ -407,6 +415,69 @@ fn root_edit_reject_join() {
             assert_eq!(seen.server("MPJoinSynRx"), 0, "{}", seen.what);
         });
     }
+}
+
+/// Answered with RST and MP_TCPRST: the client gives up at once, and the server knows nothing.
+#[test]
+fn root_edit_reject_join_by_rst() {
+    for at in FROM_CLIENT {
+        let act = json!({ "reject_join": { "with": "rst" } });
+        edited(at, &act, false, nothing, |seen| {
+            seen.keeps(1);
+            // Once: a SYN that is dropped is sent again.
+            assert_eq!(seen.treated, 1, "{}", seen.what);
+            assert_eq!(seen.refused, 0, "{}", seen.what);
+            // The kernel counts no MPRstRx of a subflow that is not there yet.
+            assert_eq!(seen.client["TcpAttemptFails"], 1, "{}", seen.what);
+            assert_eq!(seen.server("MPJoinSynRx"), 0, "{}", seen.what);
+        });
+    }
+}
+
+/// Ends the second subflow of a connection, at both ends, while the connection goes on.
+#[test]
+fn root_edit_reset() {
+    for hook in ["tc-ingress", "tc-egress"] {
+        for at in [At::Client, At::Server] {
+            let ends = Ends::new(at);
+            for offload in ["on", "off"] {
+                ends.offload(offload);
+                for v6 in [false, true] {
+                    for _ in 0..5 {
+                        reset_once(&ends, hook, offload, v6);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn reset_once(ends: &Ends, hook: &str, offload: &str, v6: bool) {
+    // Nothing is in force yet: the second subflow comes.
+    ends.rig.run(&["delete"]).ok();
+    ends.announce(v6);
+    let what = format!(
+        "reset at {hook} of the {:?}, tx {offload}, {}",
+        ends.at,
+        ends.address(v6, 0)
+    );
+    let chain = json!([{ "name": "end", "hook": hook, "interfaces": ["p1"],
+        "select": { "mptcp": {} },
+        "act": [{ "reset": { "reason": "unacceptable_performance" } }] }]);
+    let seen = ends.connect(what, v6, "", || {
+        ends.wait_for_second();
+        assert_eq!(subflows(ends.client()), 2);
+        ends.rig.apply(&chain).ok();
+    });
+    let what = &seen.what;
+    let (treated, refused) = step(&ends.rig.status(), "reset").unwrap();
+    println!("{what}: {treated} treated");
+    // The connection goes on, on the first subflow.
+    seen.keeps(1);
+    assert_eq!(refused, 0, "{what}");
+    assert!((1..20).contains(&treated), "{what}: {treated}");
+    assert_eq!(seen.client("MPRstRx"), 1, "{what}");
+    assert_eq!(seen.server("MPRstRx"), 1, "{what}");
 }
 
 #[test]

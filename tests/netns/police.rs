@@ -55,7 +55,9 @@ fn policed(hook: &str, exceed: &str) {
             marked() - before
         );
         // 4 % of full segments are headers; a sender that lost all pauses for 200 ms.
-        assert!(share > 0.75, "{hook}, {address}: {share}");
+        // Without delay, one that hears of congestion may wait longer than for its burst.
+        let least = if exceed == "drop" { 0.75 } else { 0.4 };
+        assert!(share > least, "{hook}, {address}: {share}");
         // The burst that a pause leaves at the begin is 6 % of the time; twice where it lends.
         let most = if exceed == "drop" { 1.03 } else { 1.1 };
         assert!(share < most, "{hook}, {address}: {share}");
