@@ -274,4 +274,33 @@ static __always_inline int ctx_copy_back(struct emptcp_ctx *ctx, __u32 hook)
 	(bpf_redirect((ctx)->ifindex, ctx_back(hook)) == TC_ACT_REDIRECT ? EMPTCP_REDIRECT \
 									 : EMPTCP_DROP)
 
+/** Sends the packet out of an interface, as it is. Returns enum emptcp_verdict, with which the
+ * actor ends. */
+#define ctx_redirect(ctx, ifindex) \
+	(bpf_redirect(ifindex, 0) == TC_ACT_REDIRECT ? EMPTCP_REDIRECT : -EMPTCP_REASON_WRITE)
+
+/**
+ * The same towards a next hop, whose link-layer address the kernel finds as for
+ * packets that it routes (bpf_redirect_neigh(), Linux 5.10). addr: 1 word of IPv4
+ * or 4 of IPv6, of which IPv4 packets may take either. The packet must begin with
+ * an Ethernet header without tags. Returns TC_ACT_REDIRECT or TC_ACT_SHOT.
+ */
+static __always_inline int ctx_redirect_neigh(struct emptcp_ctx *ctx, __u32 ifindex, int version,
+					      const __be32 *addr)
+{
+	struct bpf_redir_neigh hop = {.nh_family = version == 4 ? 2 : 10};
+
+	if (version == 4)
+		hop.ipv4_nh = addr[0];
+	else
+		__builtin_memcpy(hop.ipv6_nh, addr, sizeof(hop.ipv6_nh));
+	return bpf_redirect_neigh(ifindex, &hop, sizeof(hop), 0);
+}
+
+/** The same as enum emptcp_verdict, with which the actor ends. */
+#define ctx_redirect_via(ctx, ifindex, version, addr)                       \
+	(ctx_redirect_neigh(ctx, ifindex, version, addr) == TC_ACT_REDIRECT \
+		 ? EMPTCP_REDIRECT                                          \
+		 : -EMPTCP_REASON_WRITE)
+
 #endif /* __EMPTCP_CTX_TC_H__ */

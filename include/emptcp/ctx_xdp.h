@@ -196,4 +196,12 @@ static __always_inline int ctx_csum_done(struct emptcp_ctx *ctx, struct tcphdr *
 /** Sends the packet back out of the interface: enum emptcp_verdict, with which the actor ends. */
 #define ctx_send_back(ctx, hook) ((void)(hook), EMPTCP_TX)
 
+/** Sends the packet out of an interface, as it is. Returns enum emptcp_verdict, with which the
+ * actor ends. */
+#define ctx_redirect(ctx, ifindex) \
+	(bpf_redirect(ifindex, 0) == XDP_REDIRECT ? EMPTCP_REDIRECT : -EMPTCP_REASON_WRITE)
+
+/** XDP knows of no next hops: minus EMPTCP_REASON_UNSAFE. */
+#define ctx_redirect_via(ctx, ifindex, version, addr) (-EMPTCP_REASON_UNSAFE)
+
 #endif /* __EMPTCP_CTX_XDP_H__ */

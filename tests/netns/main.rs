@@ -24,6 +24,7 @@ mod outside;
 mod paced;
 mod police;
 mod raw;
+mod redirect;
 mod refusals;
 mod rig;
 mod shared;
