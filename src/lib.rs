@@ -14,6 +14,7 @@ pub mod params;
 mod pin;
 pub mod plan;
 pub mod policy;
+pub mod replay;
 pub mod schema;
 mod sys;
 pub mod table;
