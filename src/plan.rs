@@ -19,6 +19,7 @@ use crate::interface::Interface;
 use crate::interface::ONE_BUFFER_MTU;
 use crate::module::Hook;
 use crate::module::Module;
+use crate::policy::Chain;
 use crate::policy::Diagnostic;
 use crate::policy::OnError;
 use crate::policy::Position;
@@ -168,6 +169,53 @@ pub fn plan(
     } else {
         Err(errors)
     }
+}
+
+/// The parts of a hook whose packets meet all enabled chains of it, whatever their interfaces, or
+/// (`interface`) those of an interface of this name; none where nothing can match.
+///
+/// # Errors
+///
+/// A path is longer than one run may be and cannot be split, or a value may be missing.
+pub fn at_hook(
+    chains: &[BoundChain<'_>],
+    modules: &[Module],
+    hook: Hook,
+    interface: Option<&str>,
+    budget: &Budget<'_>,
+) -> Result<Vec<ClassPlan>, Vec<Diagnostic>> {
+    let mut errors = Vec::new();
+    for chain in chains {
+        errors.extend(check_values(chain, modules).err().into_iter().flatten());
+    }
+    let met = Met {
+        hook,
+        raw_ip: false,
+        frags: false,
+        chains: (0..chains.len())
+            .filter(|i| runs_at(chains[*i].chain, hook, interface))
+            .collect(),
+        parts: Vec::new(),
+    };
+    if met.chains.is_empty() {
+        return Ok(Vec::new());
+    }
+    match classes(chains, modules, &met, budget) {
+        Ok(classes) if errors.is_empty() => Ok(classes),
+        Ok(_) => Err(errors),
+        Err(error) => {
+            errors.push(error);
+            Err(errors)
+        }
+    }
+}
+
+/// Whether packets of the hook meet the chain, at an interface of this name where one is given.
+pub fn runs_at(chain: &Chain, hook: Hook, interface: Option<&str>) -> bool {
+    let mut patterns = chain.interfaces.iter();
+    chain.enabled
+        && chain.hooks.iter().any(|h| h.value == hook)
+        && interface.is_none_or(|name| patterns.any(|pattern| pattern.matches(name)))
 }
 
 /// Tail calls of the longest path of each attachment, for people.

@@ -9,6 +9,7 @@
  * reasons      the policy          no
  * chain_words  a generation        yes
  * handover     the policy          no (ctx_tc.h)
+ * replay_clock a replay            not in force (clock.h)
  */
 #ifndef __EMPTCP_MAPS_H__
 #define __EMPTCP_MAPS_H__

@@ -13,6 +13,7 @@ mod doctor;
 mod explain;
 mod modules;
 mod privilege;
+mod replay;
 mod schema;
 mod show;
 mod status;
@@ -90,6 +91,8 @@ enum Verb {
     Modules(modules::Args),
     /// Print the JSON Schema of policies, for editors.
     Schema,
+    /// Run a capture through the chains of a policy, and write what comes out.
+    Replay(replay::Args),
     /// Measure the cost of chains and modules on this machine.
     Bench(bench::Args),
 }
@@ -198,6 +201,7 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Doctor => doctor::run(&context),
         Verb::Modules(args) => modules::run(&context, &args),
         Verb::Schema => schema::run(&context),
+        Verb::Replay(args) => replay::run(&context, &args),
         Verb::Bench(args) => bench::run(&context, &args),
     }
 }

@@ -43,7 +43,7 @@ impl Counters {
     }
 
     /// What was counted since these.
-    fn since(self, before: Self) -> Self {
+    pub(super) fn since(self, before: Self) -> Self {
         Self {
             evaluated: self.evaluated.saturating_sub(before.evaluated),
             matched: self.matched.saturating_sub(before.matched),

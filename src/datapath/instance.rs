@@ -16,12 +16,14 @@ use super::counters;
 use super::counters::Counted;
 use super::counters::Counters;
 use super::loader::Loader;
+use super::loader::StateMap;
 use super::maps::create_map;
 use super::shared;
 use super::shared::Shared;
 use super::tables;
 use crate::abi::Framing;
 use crate::graph::Graph;
+use crate::module::Family;
 use crate::module::KernelVersion;
 use crate::module::Registry;
 use crate::module::Scope;
@@ -68,13 +70,53 @@ pub enum Verdict {
     Other(i32),
 }
 
+impl Verdict {
+    /// What a program at these hooks returned.
+    pub(super) fn of(family: Family, returned: i32) -> Self {
+        let (pass, drop) = match family {
+            Family::Xdp => (2, 1),
+            Family::Tc => (-1, 2),
+        };
+        match returned {
+            v if v == pass => Verdict::Pass,
+            v if v == drop => Verdict::Drop,
+            v => Verdict::Other(v),
+        }
+    }
+}
+
 /// A map that a module keeps.
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     name: String,
     /// The step whose own it is; none if all share it.
     step: Option<u32>,
     map: MapHandle,
+}
+
+/// The map that a step asks for, made where nobody has asked for it yet.
+pub(super) fn state_map(state: &mut Vec<State>, wanted: &StateMap<'_>) -> Result<MapHandle> {
+    let name = &wanted.info.name;
+    let step = (wanted.info.scope == Scope::Step).then_some(wanted.step);
+    if let Some(known) = state.iter().find(|s| s.name == *name && s.step == step) {
+        return Ok(MapHandle::try_from(&known.map)?);
+    }
+    let map = create_map(
+        name,
+        wanted.prepared.ty,
+        [
+            wanted.prepared.key_size,
+            wanted.prepared.value_size,
+            wanted.prepared.max_entries,
+        ],
+        wanted.prepared.flags,
+    )?;
+    state.push(State {
+        name: name.clone(),
+        step,
+        map: MapHandle::try_from(&map)?,
+    });
+    Ok(map)
 }
 
 /// A loaded graph.
@@ -140,27 +182,7 @@ impl Instance {
         let mut loader = Loader::new(registry, kernel);
         let mut state: Vec<State> = Vec::new();
         let loaded = loader.load_class(&class, &shared, &mut |wanted| {
-            let name = &wanted.info.name;
-            let step = (wanted.info.scope == Scope::Step).then_some(wanted.step);
-            if let Some(known) = state.iter().find(|s| s.name == *name && s.step == step) {
-                return Ok(MapHandle::try_from(&known.map)?);
-            }
-            let map = create_map(
-                name,
-                wanted.prepared.ty,
-                [
-                    wanted.prepared.key_size,
-                    wanted.prepared.value_size,
-                    wanted.prepared.max_entries,
-                ],
-                wanted.prepared.flags,
-            )?;
-            state.push(State {
-                name: name.clone(),
-                step,
-                map: MapHandle::try_from(&map)?,
-            });
-            Ok(map)
+            state_map(&mut state, &wanted)
         })?;
         let side = Side {
             generation: 1,
@@ -204,15 +226,7 @@ impl Instance {
         repeat: u32,
     ) -> Result<(Verdict, TestRun)> {
         let run = sys::test_run_with(&self.entry, packet, beside, repeat).context("test run")?;
-        let (pass, drop) = match self.class.family() {
-            crate::module::Family::Xdp => (2, 1),
-            crate::module::Family::Tc => (-1, 2),
-        };
-        let verdict = match run.verdict {
-            v if v == pass => Verdict::Pass,
-            v if v == drop => Verdict::Drop,
-            v => Verdict::Other(v),
-        };
+        let verdict = Verdict::of(self.class.family(), run.verdict);
         Ok((verdict, run))
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
+use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_core::NLM_F_REQUEST;
 use netlink_packet_core::NetlinkHeader;
@@ -221,13 +221,27 @@ pub(super) fn clsact_filters(ifindex: u32) -> Result<Vec<(Hook, u32, u32)>> {
     Ok(filters)
 }
 
+/// Sets up an interface of the current network namespace.
+pub(super) fn set_up(index: u32) -> Result<()> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(|_| ())
+}
+
 /// All answers to a request.
 fn dump(request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+    ask(request, NLM_F_DUMP)
+}
+
+/// Answers to a request, up to the last one or the acknowledgement.
+fn ask(request: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_DUMP | NLM_F_REQUEST;
+    header.flags = flags | NLM_F_REQUEST;
     let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(request));
     packet.finalize();
     let mut bytes = vec![0; packet.buffer_len()];
@@ -244,7 +258,8 @@ fn dump(request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
             let length = message.header.length as usize;
             match message.payload {
                 NetlinkPayload::Done(_) => return Ok(answers),
-                NetlinkPayload::Error(e) => bail!("{}", e.to_io()),
+                NetlinkPayload::Error(e) if e.code.is_none() => return Ok(answers),
+                NetlinkPayload::Error(e) => return Err(e.to_io().into()),
                 NetlinkPayload::InnerMessage(answer) => answers.push(answer),
                 _ => {}
             }

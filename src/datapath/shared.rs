@@ -72,6 +72,15 @@ impl Shared {
         })
     }
 
+    /// The same for a replay, with a clock that stands at 0.
+    pub(super) fn with_replay_clock() -> Result<Self> {
+        let clock = create_map("replay_clock", MapType::Array, [4, 8, 1], 0)?;
+        Ok(Self {
+            replay_clock: Some(clock),
+            ..Self::create()?
+        })
+    }
+
     /// The counters in which a step counts.
     pub(super) fn counters_of(&self, step: u32) -> Result<&MapHandle> {
         let block = step / abi::COUNTER_BLOCK;

@@ -26,6 +26,7 @@ mod police;
 mod raw;
 mod redirect;
 mod refusals;
+mod replay;
 mod rig;
 mod shared;
 mod soak;
