@@ -96,14 +96,16 @@ static __always_inline __be16 ctx_vlan(const struct emptcp_ctx *ctx, __u16 *tci)
 }
 
 /**
- * Copies the first len bytes of the packet, also of what is not in its linear
- * part; the packet has them. max: a constant, 8 or more; the memory has as many
- * bytes. Returns how many were copied: len, or 0 where that cannot be.
+ * Copies the first len bytes of the packet (1 to max, and as many as it has), also
+ * of what is not in its linear part. max: a constant, a power of two; the memory
+ * has as many bytes. Returns how many were copied: len, or 0 where that cannot be.
  */
 static __always_inline __u32 ctx_copy(struct emptcp_ctx *ctx, void *to, __u32 len, const __u32 max)
 {
+	/* In numbers: Linux 5.10 learns nothing of a comparison with 0. */
 	asm volatile("" : "+r"(len));
-	if (!len || len > max || bpf_skb_load_bytes(ctx, 0, to, len))
+	len = ((len - 1) & (max - 1)) + 1;
+	if (bpf_skb_load_bytes(ctx, 0, to, len))
 		return 0;
 	return len;
 }
