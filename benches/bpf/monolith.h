@@ -12,6 +12,7 @@
 #include <emptcp/mptcp.h>
 #include <emptcp/parse.h>
 #include <emptcp/maps.h>
+#include <emptcp/sequence.h>
 
 #ifdef EMPTCP_XDP
 #define MONOLITH_HOOK EMPTCP_HOOK_XDP
@@ -91,7 +92,8 @@ static __always_inline int monolith_begin(struct emptcp_ctx *ctx, struct emptcp_
 	end = ctx_data_end(ctx);
 	pkt->tcp_off = ret & EMPTCP_OFF_MASK;
 	pkt->tcp = data + pkt->tcp_off;
-	pkt->ip4 = data + (ret >> 16 & 31);
+	pkt->ip_off = ret >> 16 & 31;
+	pkt->ip4 = data + pkt->ip_off;
 	/* An IPv4 header is shorter, but TCP follows. */
 	if ((void *)(pkt->tcp + 1) > end || (void *)(pkt->ip6 + 1) > end)
 		return 0;
@@ -194,6 +196,9 @@ struct monolith_key {
 struct monolith_record {
 	__u64 packets;
 	__u64 bytes;
+	__u64 retransmitted;
+	__u64 round_trips;
+	struct emptcp_sequence sequence;
 };
 
 struct {
@@ -208,6 +213,7 @@ static __always_inline int monolith_record(struct emptcp_ctx *ctx, const struct 
 					   __u32 step)
 {
 	__u32 segments = ctx_segments(ctx), headers = pkt->tcp_off + pkt->tcp_len;
+	__u32 len, again;
 	struct monolith_record *value, first = {};
 	struct monolith_key key = {
 		.subflow.sport = bpf_ntohs(pkt->tcp->source),
@@ -226,6 +232,11 @@ static __always_inline int monolith_record(struct emptcp_ctx *ctx, const struct 
 	}
 	__sync_fetch_and_add(&value->packets, segments);
 	__sync_fetch_and_add(&value->bytes, ctx_len(ctx, 0) + (segments - 1) * headers);
+	len = pkt->version == 4 ? bpf_ntohs(pkt->ip4->tot_len)
+				: bpf_ntohs(pkt->ip6->payload_len) + sizeof(*pkt->ip6);
+	again = emptcp_sequence_take(&value->sequence, pkt->tcp, len + pkt->ip_off - headers);
+	if (again)
+		__sync_fetch_and_add(&value->retransmitted, again);
 	return 1;
 }
 

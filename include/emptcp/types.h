@@ -26,6 +26,8 @@ typedef __u32 emptcp_ifindex;
 typedef __u8 emptcp_bool;
 /** Number of a step (emptcp_links.step), in keys of maps: shown as the step's name. */
 typedef __u32 emptcp_step_id;
+/** Round-trip time in microseconds, in values of maps; 0: not known, and shown as that. */
+typedef __u32 emptcp_rtt;
 
 /** IPv6 address, or IPv4 address as ::ffff:a.b.c.d; network byte order. */
 struct emptcp_addr {

@@ -143,7 +143,11 @@ fn print(status: &Status) {
 fn print_state(view: &StateView) {
     let header: Vec<String> = view.fields.iter().map(|f| f.to_uppercase()).collect();
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let is_number = |field: &String| view.entries.iter().all(|e| e[field].is_number());
+    let is_number = |field: &String| {
+        view.entries
+            .iter()
+            .all(|e| e[field].is_number() || e[field].is_null())
+    };
     let right: Vec<usize> = (0..view.fields.len())
         .filter(|i| is_number(&view.fields[*i]))
         .collect();
@@ -151,6 +155,7 @@ fn print_state(view: &StateView) {
     for entry in &view.entries {
         table.add_row(view.fields.iter().map(|f| match &entry[f] {
             serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Null => "-".to_owned(),
             other => other.to_string(),
         }));
     }

@@ -145,6 +145,9 @@ fn show(
             name.unwrap_or_else(|| format!("step {number}, gone")),
         ));
     }
+    if field.is_known_unless_zero && bytes.iter().all(|byte| *byte == 0) {
+        return Some(Value::Null);
+    }
     match field.ty {
         Type::Bytes | Type::Rate | Type::Time => {
             Some(Value::from(u64::from_ne_bytes(*bytes.first_chunk()?)))

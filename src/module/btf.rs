@@ -326,13 +326,15 @@ fn add_fields(
     offset: usize,
     fields: &mut Vec<Field>,
 ) -> Option<()> {
-    let is_step = ty.name().is_some_and(|n| n == "emptcp_step_id");
+    let is = |name: &str| ty.name().is_some_and(|n| n == name);
+    let (is_step, is_known_unless_zero) = (is("emptcp_step_id"), is("emptcp_rtt"));
     if let Ok(known) = param_type(btf, ty, None) {
         fields.push(Field {
             name: name.to_owned(),
             ty: known,
             offset,
             is_step,
+            is_known_unless_zero,
         });
         return Some(());
     }

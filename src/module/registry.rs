@@ -123,6 +123,8 @@ pub struct Field {
     pub offset: usize,
     /// The number of a step, shown as its name (`emptcp_step_id`).
     pub is_step: bool,
+    /// 0 means that it is not known (`emptcp_rtt`).
+    pub is_known_unless_zero: bool,
 }
 
 impl MapInfo {

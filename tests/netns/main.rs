@@ -25,6 +25,7 @@ mod paced;
 mod police;
 mod raw;
 mod redirect;
+mod record;
 mod refusals;
 mod replay;
 mod rig;
