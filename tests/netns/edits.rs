@@ -21,35 +21,35 @@ use super::rig::sh;
 
 /// The end of the connection at which the policy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+pub(super) enum At {
     Client,
     Server,
 }
 
 /// One connection.
-struct Seen {
-    what: String,
-    transfer: Transfer,
+pub(super) struct Seen {
+    pub(super) what: String,
+    pub(super) transfer: Transfer,
     client: BTreeMap<String, u64>,
     server: BTreeMap<String, u64>,
     /// Packets that the actor treated.
-    treated: u64,
+    pub(super) treated: u64,
     /// Packets that it refused to treat.
-    refused: u64,
+    pub(super) refused: u64,
 }
 
 impl Seen {
-    fn client(&self, name: &str) -> u64 {
+    pub(super) fn client(&self, name: &str) -> u64 {
         self.client[&format!("MPTcpExt{name}")]
     }
 
-    fn server(&self, name: &str) -> u64 {
+    pub(super) fn server(&self, name: &str) -> u64 {
         self.server[&format!("MPTcpExt{name}")]
     }
 
     /// The connection is one of Multipath TCP with so many subflows.
     #[track_caller]
-    fn keeps(&self, subflows: usize) {
+    pub(super) fn keeps(&self, subflows: usize) {
         assert!(!self.transfer.fell_back, "{}: fell back", self.what);
         assert_eq!(self.transfer.subflows, subflows, "{}", self.what);
         for name in ["MPCapableDataFallback", "DssFallback"] {
@@ -78,13 +78,13 @@ fn step(status: &Value, module: &str) -> Option<(u64, u64)> {
 }
 
 /// The two ends, and which is which.
-struct Ends {
-    rig: Rig,
+pub(super) struct Ends {
+    pub(super) rig: Rig,
     at: At,
 }
 
 impl Ends {
-    fn new(at: At) -> Self {
+    pub(super) fn new(at: At) -> Self {
         let rig = Rig::new(2, Tc::Tcx);
         for netns in [&rig.near, &rig.far] {
             netns.sh(
@@ -102,7 +102,7 @@ impl Ends {
         }
     }
 
-    fn server(&self) -> &Netns {
+    pub(super) fn server(&self) -> &Netns {
         match self.at {
             At::Client => &self.rig.far,
             At::Server => &self.rig.near,
@@ -110,7 +110,7 @@ impl Ends {
     }
 
     /// Address of the server on a link.
-    fn address(&self, v6: bool, link: usize) -> String {
+    pub(super) fn address(&self, v6: bool, link: usize) -> String {
         let host = if self.at == At::Client { 1 } else { 2 };
         match v6 {
             true => format!("fd77:{link}::{host}"),
@@ -118,7 +118,7 @@ impl Ends {
         }
     }
 
-    fn offload(&self, state: &str) {
+    pub(super) fn offload(&self, state: &str) {
         for netns in [&self.rig.near, &self.rig.far] {
             for link in ["p0", "p1"] {
                 netns.sh(&format!("ethtool -K {link} tx {state}"));
@@ -126,7 +126,7 @@ impl Ends {
         }
     }
 
-    fn announce(&self, v6: bool) {
+    pub(super) fn announce(&self, v6: bool) {
         let second = self.address(v6, 1);
         self.server().sh(&format!(
             "ip mptcp endpoint flush; ip mptcp endpoint add {second} id 9 signal"
@@ -134,8 +134,13 @@ impl Ends {
     }
 
     fn apply(&self, hook: &str, act: &Value) {
-        let mut chain = json!([{ "name": "edit", "hook": hook, "interfaces": ["p0", "p1"],
-            "select": { "mptcp": {} }, "act": [act] }]);
+        self.apply_to(hook, &["p0", "p1"], &json!({ "mptcp": {} }), act);
+    }
+
+    /// A policy of one chain.
+    pub(super) fn apply_to(&self, hook: &str, interfaces: &[&str], select: &Value, act: &Value) {
+        let mut chain = json!([{ "name": "edit", "hook": hook, "interfaces": interfaces,
+            "select": select, "act": [act] }]);
         if hook == "xdp" {
             chain[0]["xdp"] = json!({ "trust_checksums": true });
         }
@@ -161,7 +166,13 @@ impl Ends {
     }
 
     /// A connection, with what it made of the counters.
-    fn connect(&self, what: String, v6: bool, module: &str, meanwhile: impl FnOnce()) -> Seen {
+    pub(super) fn connect(
+        &self,
+        what: String,
+        v6: bool,
+        module: &str,
+        meanwhile: impl FnOnce(),
+    ) -> Seen {
         let treated = || match module {
             "" => (0, 0),
             _ => step(&self.rig.status(), module).unwrap_or_default(),
@@ -240,12 +251,12 @@ fn edited(
 fn nothing(_: &Ends) {}
 
 /// The way of what the server sends, and of what the client sends.
-const FROM_SERVER: [(&str, At); 3] = [
+pub(super) const FROM_SERVER: [(&str, At); 3] = [
     ("tc-ingress", At::Client),
     ("xdp", At::Client),
     ("tc-egress", At::Server),
 ];
-const FROM_CLIENT: [(&str, At); 3] = [
+pub(super) const FROM_CLIENT: [(&str, At); 3] = [
     ("tc-ingress", At::Server),
     ("xdp", At::Server),
     ("tc-egress", At::Client),

@@ -29,6 +29,7 @@ mod record;
 mod refusals;
 mod replay;
 mod rig;
+mod rows;
 mod shared;
 mod soak;
 mod tables;
