@@ -52,14 +52,17 @@ static __always_inline __u32 emptcp_grow_bytes(__u32 len)
 
 /**
  * Whether the packet may carry one more option, as far as its fixed headers say:
- * it does nothing but acknowledge, and is one segment. Cheap; changes nothing.
+ * it does nothing but acknowledge, is one segment, and nothing stands behind it:
+ * Ethernet pads no ACK of Multipath TCP, but tags of switches may be there. Cheap;
+ * changes nothing.
  */
 static __always_inline int emptcp_can_carry(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
 {
 	const struct tcphdr *tcp = pkt->tcp;
 
 	return tcp->ack && !tcp->syn && !tcp->fin && !tcp->rst && !tcp->urg &&
-	       emptcp_is_empty(pkt) && !ctx_segment_size(ctx);
+	       emptcp_is_empty(pkt) && ctx_len(ctx, 0) == pkt->tcp_off + pkt->tcp_len &&
+	       !ctx_segment_size(ctx);
 }
 
 /* IPv6 extension headers: 1 where none of them would have to change or vouches for the rest. */
