@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <emptcp/clock.h>
 #include <emptcp/length.h>
 #include <emptcp/module.h>
 #include <emptcp/sequence.h>
@@ -137,7 +138,7 @@ static __always_inline void record_round_trip(struct record_both *both, int high
 					      const struct tcphdr *tcp, int asks)
 {
 	struct record_way *way = &both->ways[higher & 1], *back = &both->ways[!higher];
-	__u32 now = bpf_ktime_get_ns() / 1000;
+	__u32 now = emptcp_now() / 1000;
 	__u32 val = mptcp_be32(opt + 2);
 	__u64 pending;
 
