@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/*
- * rm_add_addr, mode nop, of the one form in which Linux announces an IPv4
- * address: version 1, without a port, 16 bytes.
- */
+/* rm_remove_addr, mode nop, of one address id: 4 bytes. */
 #define STEPS 1
 #include "monolith.h"
 
-#define ADD_ADDR_LEN 16
+#define REMOVE_ADDR_LEN 4
 
 /* Bits of what the walk finds, above the offset of the option. */
 #define KEEPS 0x100
@@ -14,16 +11,15 @@
 
 static __always_inline int removal_visit(const struct tcpopt *opt, void *arg)
 {
-	__u32 kind = opt->at[0], *found = arg, sub, flags;
+	__u32 kind = opt->at[0], *found = arg, sub;
 
 	*found |= (kind == TCPOPT_MD5SIG || kind == TCPOPT_AO) * SIGNED;
-	if (kind != TCPOPT_MPTCP || !tcpopt_has(opt, 4))
+	if (kind != TCPOPT_MPTCP || !tcpopt_has(opt, 3))
 		return TCPOPT_GO_ON;
 	sub = opt->at[2] >> 4;
-	flags = sub == MPTCP_DSS ? opt->at[3] & MPTCP_DSS_HAS_ACK : 0;
-	*found |= (sub == MPTCP_MP_CAPABLE || sub == MPTCP_MP_JOIN || flags) * KEEPS;
-	if (sub == MPTCP_ADD_ADDR && !(opt->at[2] & MPTCP_ADD_ADDR_ECHO) &&
-	    opt->len == ADD_ADDR_LEN)
+	if (sub != MPTCP_REMOVE_ADDR)
+		*found |= KEEPS;
+	else if (opt->len == REMOVE_ADDR_LEN)
 		*found |= opt->off;
 	return TCPOPT_GO_ON;
 }
@@ -44,7 +40,7 @@ __noinline int removal_options(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 tcp_
 
 static __always_inline int remove(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, int found)
 {
-	__u32 nops[4] = {0x01010101, 0x01010101, 0x01010101, 0x01010101}, before[4], off, diff;
+	__u32 nops = 0x01010101, before, off, diff;
 	struct tcphdr *tcp;
 	void *opt;
 
@@ -57,11 +53,11 @@ static __always_inline int remove(struct emptcp_ctx *ctx, const struct emptcp_pk
 	off = pkt->tcp_off & EMPTCP_OFF_MASK;
 	tcp = ctx_data(ctx) + off;
 	opt = (void *)tcp + (found & 63);
-	if ((void *)(tcp + 1) > ctx_data_end(ctx) || opt + ADD_ADDR_LEN > ctx_data_end(ctx))
+	if ((void *)(tcp + 1) > ctx_data_end(ctx) || opt + REMOVE_ADDR_LEN > ctx_data_end(ctx))
 		return -EMPTCP_REASON_WRITE;
-	__builtin_memcpy(before, opt, ADD_ADDR_LEN);
-	__builtin_memcpy(opt, nops, ADD_ADDR_LEN);
-	diff = bpf_csum_diff((void *)before, sizeof(before), (void *)nops, sizeof(nops), 0);
+	before = *(__u32 *)opt;
+	*(__u32 *)opt = nops;
+	diff = bpf_csum_diff(&before, sizeof(before), &nops, sizeof(nops), 0);
 	/* Bytes of an odd offset lie in the other halves of the words that are summed. */
 	if (found & 1)
 		diff = diff << 8 | diff >> 24;
