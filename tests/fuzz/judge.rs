@@ -20,6 +20,8 @@ use super::layout::options;
 /// IP packets that grow stay within it, whatever the MTU of the interface of test runs.
 const MTU: usize = 1500;
 const RST: u8 = 4;
+/// TCP header with MP_TCPRST.
+const RST_LEN: usize = 24;
 
 /// What a module may do with a packet.
 #[derive(Clone, Debug)]
@@ -126,8 +128,8 @@ impl May {
         match verdict {
             Ended::Pass => any(&[Verdict::Pass, Verdict::Accept]),
             Ended::Drop => any(&[Verdict::Drop]),
-            // XDP_REDIRECT and TC_ACT_REDIRECT.
-            Ended::Other(4 | 7) => any(&[Verdict::Redirect]),
+            // XDP_TX, XDP_REDIRECT and TC_ACT_REDIRECT.
+            Ended::Other(3 | 4 | 7) => any(&[Verdict::Redirect]),
             Ended::Other(_) => false,
         }
     }
@@ -161,9 +163,52 @@ pub(crate) fn faults(may: &May, run: &Run<'_>) -> Vec<String> {
     match (layout(before, run.framing), layout(after, run.framing)) {
         (None, _) => faults.push("a packet without a whole TCP header was changed".into()),
         (_, None) => faults.push("is no TCP packet any more".into()),
+        (Some(b), Some(a)) if answers(run.verdict, (before, &b), (after, &a)) => {
+            answered((before, &b), (after, &a), &mut faults);
+        }
         (Some(b), Some(a)) => edited(may, (before, &b), (after, &a), &mut faults),
     }
     faults
+}
+
+/// A packet that goes back to its sender is another packet, not an edited one.
+fn answers(verdict: Ended, before: (&[u8], &Layout), after: (&[u8], &Layout)) -> bool {
+    let swapped = |(bytes, l): (&[u8], &Layout)| match l.version {
+        4 => [&bytes[l.ip + 16..l.ip + 20], &bytes[l.ip + 12..l.ip + 16]].concat(),
+        _ => [&bytes[l.ip + 24..l.ip + 40], &bytes[l.ip + 8..l.ip + 24]].concat(),
+    };
+    let addresses = |(bytes, l): (&[u8], &Layout)| match l.version {
+        4 => bytes[l.ip + 12..l.ip + 20].to_vec(),
+        _ => bytes[l.ip + 8..l.ip + 40].to_vec(),
+    };
+    matches!(verdict, Ended::Other(_)) && addresses(after) == swapped(before)
+}
+
+/// It is a RST, right, with no more than it needs; a RST has no answer (RFC 9293, 3.5.2).
+fn answered(before: (&[u8], &Layout), after: (&[u8], &Layout), faults: &mut Vec<String>) {
+    let (bytes, l) = after;
+    for (what, is) in [
+        ("is no RST", flags(bytes, l) & RST != 0),
+        ("is to a RST", flags(before.0, before.1) & RST == 0),
+        ("has payload", l.payload == l.pad),
+        (
+            "has more options than MP_TCPRST",
+            l.payload - l.tcp <= RST_LEN || bytes.len() <= before.0.len(),
+        ),
+        ("has another length than it says", l.ip_end == bytes.len()),
+        (
+            "has a wrong checksum",
+            ip_sum(after) == 0 && tcp_sum(after) == 0,
+        ),
+        (
+            "has bad options",
+            options(&bytes[l.tcp + 20..l.payload]).is_some(),
+        ),
+    ] {
+        if !is {
+            faults.push(format!("the answer {what}"));
+        }
+    }
 }
 
 fn edited(may: &May, before: (&[u8], &Layout), after: (&[u8], &Layout), faults: &mut Vec<String>) {
@@ -214,7 +259,8 @@ fn edited(may: &May, before: (&[u8], &Layout), after: (&[u8], &Layout), faults: 
     // Of what is not there, nobody knows the sum.
     let tcp = (whole || !reset).then(|| ("TCP", tcp_sum(before), tcp_sum(after)));
     for (what, before, after) in sums.into_iter().chain(tcp) {
-        if before != after {
+        // A RST is written anew, as a whole: nobody has summed the payload that goes.
+        if after != if reset { 0 } else { before } {
             faults.push(format!(
                 "checksum of {what}: wrong by {before:#06x}, then by {after:#06x}"
             ));
