@@ -83,6 +83,18 @@ struct emptcp_enums {
 };
 const volatile struct emptcp_enums emptcp_enums = {};
 
+/**
+ * How many parts meet a packet of a generation. While that is the one before, parts
+ * of both may be attached, and a part of the next one must not find that nobody
+ * has spoken for the packet: the word may have changed since.
+ */
+static __always_inline __u32 entry_later(const struct emptcp_entry *e, __u64 current)
+{
+	if (current == e->next.generation || e->next.later > e->prev.later)
+		return e->next.later;
+	return e->prev.later;
+}
+
 /** Enough for the longest headers of packets that are no attack. */
 #define PULL_BYTES 512
 
@@ -103,8 +115,7 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 	current = *(volatile __u64 *)&g->current;
 	/* All parts treat a packet by the generation that the first one chose. */
 	if (!e->later && (e->next.later || e->prev.later))
-		ctx_hand_over(ctx, e->hook, current,
-			      current == e->next.generation ? e->next.later : e->prev.later);
+		ctx_hand_over(ctx, e->hook, current, entry_later(e, current));
 	if (e->later)
 		known = ctx_take_over(ctx, e->hook, &current);
 
