@@ -25,12 +25,15 @@ static __always_inline int set_recv_win_act(struct emptcp_ctx *ctx, const struct
 		window = 1;
 	if (window >= bpf_ntohs(pkt->tcp->window))
 		return EMPTCP_SKIP;
-	/* The peer would drop every packet of the connection. */
-	if (tcpopt_is_signed(ctx, pkt))
-		return -EMPTCP_REASON_SIGNED;
-	if (emptcp_again(ctx, pkt, &again))
-		return -EMPTCP_REASON_WRITE;
-	return emptcp_set_window(ctx, &again, bpf_htons(window)) ?: EMPTCP_NEXT;
+	if (emptcp_unlikely(!tcpopt_is_plainly_unsigned(ctx, pkt))) {
+		/* The peer would drop every packet of the connection. */
+		if (tcpopt_is_signed(ctx, pkt))
+			return -EMPTCP_REASON_SIGNED;
+		if (emptcp_again(ctx, pkt, &again))
+			return -EMPTCP_REASON_WRITE;
+		return emptcp_set_window(ctx, &again, bpf_htons(window)) ?: EMPTCP_NEXT;
+	}
+	return emptcp_set_window(ctx, pkt, bpf_htons(window)) ?: EMPTCP_NEXT;
 }
 
 EMPTCP_ACTOR(set_recv_win, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_EDITS,

@@ -276,6 +276,9 @@ static __always_inline int emptcp_is_common(int raw_ip, const void *data, const 
 #endif
 }
 
+/** In the word about the headers, between the steps of one program: no signature covers them. */
+#define EMPTCP_HEADERS_UNSIGNED 0x8000
+
 /** Leaves to the steps of this run where the headers are; raw_ip: see emptcp_is_common(). */
 static __always_inline void emptcp_leave_parsed(struct emptcp_ctx *ctx, int raw_ip,
 						const struct emptcp_pkt *pkt)

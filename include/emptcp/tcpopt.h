@@ -152,18 +152,51 @@ static __always_inline int tcpopt_signed_visit(const struct tcpopt *opt, void *a
 	return opt->at[0] == TCPOPT_MD5SIG || opt->at[0] == TCPOPT_AO ? TCPOPT_STOP : TCPOPT_GO_ON;
 }
 
-/** Whether TCP-MD5 or TCP-AO covers the header, so that it must not be edited. */
-static __always_inline int tcpopt_is_signed(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
+/** Notes for the steps that follow in this program that no signature covers the header. */
+static __always_inline void tcpopt_leave_unsigned(void)
+{
+	__u64 word;
+
+	if (!emptcp_is(EMPTCP_IS_FOLLOWED))
+		return;
+	EMPTCP_FRAME_LOAD(word, HEADERS);
+	/* One state for the verifier, whether it was found or known. */
+	word = emptcp_forget(word | EMPTCP_HEADERS_UNSIGNED);
+	EMPTCP_FRAME_STORE(HEADERS, word);
+}
+
+/**
+ * Whether it can be said without a walk that no signature covers the header: a
+ * step before in this program knows, or the options are those of most packets,
+ * timestamps and one of Multipath TCP that fills the rest. Pointers stay good.
+ */
+static __always_inline int tcpopt_is_plainly_unsigned(struct emptcp_ctx *ctx,
+						      const struct emptcp_pkt *pkt)
 {
 	const __u8 *next = (const void *)(pkt->tcp + 1) + 12;
 
-	/* What most packets have: timestamps, and an option of Multipath TCP that fills the rest.
-	 */
+	/* Cheaper than to leave it for the next step. */
 	if ((const void *)(next + 2) <= ctx_data_end(ctx) &&
 	    *(const __u32 *)(next - 12) == bpf_htonl(0x0101080a) && next[0] == TCPOPT_MPTCP &&
 	    next[1] == pkt->tcp_len - 32)
-		return 0;
-	return !!tcpopt_walk(ctx, pkt, TCPOPT_OTHERS, 2, tcpopt_signed_visit, NULL);
+		return 1;
+	if (emptcp_is(EMPTCP_IS_JOINED) || emptcp_is(EMPTCP_IS_POINTERS)) {
+		__u64 word;
+
+		EMPTCP_FRAME_LOAD(word, HEADERS);
+		if (word & EMPTCP_HEADERS_UNSIGNED)
+			return 1;
+	}
+	return 0;
+}
+
+/** Whether TCP-MD5 or TCP-AO covers the header, so that it must not be edited; by a walk. */
+static __always_inline int tcpopt_is_signed(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
+{
+	if (tcpopt_walk(ctx, pkt, TCPOPT_OTHERS, 2, tcpopt_signed_visit, NULL))
+		return 1;
+	tcpopt_leave_unsigned();
+	return 0;
 }
 
 /**
