@@ -51,10 +51,10 @@ done
 
 logs=$ROOT/target/vm
 limit=${EMPTCP_VM_TIMEOUT:-1500}
-qemu='' tmp=$(mktemp -d)
+tmp=$(mktemp -d) pids=()
 # shellcheck disable=SC2329 # called by the traps
 clean() {
-	[ -z "$qemu" ] || kill -KILL "$qemu" 2>/dev/null || true
+	[ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null || true
 	rm -rf "$tmp"
 }
 trap clean EXIT
@@ -72,13 +72,13 @@ mkdir -p "$logs"
 accel=(-accel 'tcg,thread=multi' -cpu 'max,cx16=off') # 6.12 crashes in every other boot with cx16
 [ "${EMPTCP_VM_KVM:-}" != 1 ] || accel=(-accel kvm -cpu host)
 
-# boot DIR LOG: one guest, ended if it takes longer than the limit, or two minutes
-# to its first process.
+# boot DIR LOG INITRD: one guest, ended if it takes longer than the limit, or two
+# minutes to its first process. It ends with the shell that boots it.
 boot() {
-	local rc=0
+	local rc=0 qemu
 	setpriv --pdeathsig KILL qemu-system-x86_64 "${accel[@]}" -m 1G -smp 2 -nodefaults -no-user-config \
 		-display none -serial stdio -nic none -no-reboot \
-		-kernel "$1/vmlinuz" -initrd "$tmp/initrd" \
+		-kernel "$1/vmlinuz" -initrd "$3" \
 		-append 'console=ttyS0 panic=-1 quiet nowatchdog random.trust_cpu=on mitigations=off' \
 		</dev/null >"$2" 2>&1 &
 	qemu=$!
@@ -93,9 +93,8 @@ boot() {
 		sleep 0.2
 	done
 	wait "$qemu" 2>/dev/null || rc=$?
-	qemu=
 	# As a file without the carriage returns of a serial line.
-	tr -d '\r' <"$2" >"$tmp/log" && cat "$tmp/log" >"$2"
+	tr -d '\r' <"$2" >"$3.log" && cat "$3.log" >"$2"
 	return $rc
 }
 
@@ -114,36 +113,54 @@ verdict() {
 	fi
 }
 
-failed=0 table=()
-for name in "${names[@]}"; do
-	log=$logs/$name.log start=$SECONDS
-	if ! dir=$("$ROOT/scripts/vm/kernel.sh" "${update[@]}" "$name"); then
-		failed=$((failed + 1))
-		table+=("$(printf 'FAIL  %-8s %-32s no kernel' "$name" '')")
-		echo "test result: FAILED. 0 passed; 1 failed; 0 ignored; kernel $name"
-		continue
-	fi
+# guest NAME DIR: boots one, says its sums, and a line of the table in a file of its own.
+guest() {
+	local name=$1 dir=$2 log=$logs/$1.log initrd=$tmp/initrd-$1 start=$SECONDS version why seconds
 	version=$(<"$dir/version")
-	"$ROOT/scripts/vm/initramfs.sh" "$dir" "$payload" "$tmp/initrd"
+	"$ROOT/scripts/vm/initramfs.sh" "$dir" "$payload" "$initrd"
 	say "--- $name: Linux $version"
-	boot "$dir" "$log" || true
+	boot "$dir" "$log" "$initrd" || true
 	if ! grep -qE '=== (guest up|no end)' "$log"; then
 		note "$name: hung or crashed before the first process, as emulated guests do now and then: once more"
 		mv "$log" "${log%.log}.first.log"
-		boot "$dir" "$log" || true
+		boot "$dir" "$log" "$initrd" || true
 	fi
 	# Nothing of the guest's but its sums, unless it fails.
 	grep -aE '^(test result:|kernel log:)' "$log" | sed "s/\$/ [$name]/" || true
 	why=$(verdict "$log")
 	seconds=$((SECONDS - start))
 	if [ -z "$why" ]; then
-		table+=("$(printf 'PASS  %-8s %-32s %4d s' "$name" "$version" $seconds)")
-	else
-		failed=$((failed + 1))
-		tail -n "${EMPTCP_VM_TAIL:-100}" "$log" >&2
-		table+=("$(printf 'FAIL  %-8s %-32s %4d s  %s; see %s' "$name" "$version" $seconds "$why" "${log#"$ROOT"/}")")
-		grep -qE '^test result: FAILED' "$log" || echo "test result: FAILED. 0 passed; 1 failed; 0 ignored; kernel $name"
+		printf 'PASS  %-8s %-32s %4d s\n' "$name" "$version" $seconds >"$tmp/line-$name"
+		return
 	fi
+	tail -n "${EMPTCP_VM_TAIL:-100}" "$log" >&2
+	printf 'FAIL  %-8s %-32s %4d s  %s; see %s\n' "$name" "$version" $seconds "$why" "${log#"$ROOT"/}" >"$tmp/line-$name"
+	grep -qE '^test result: FAILED' "$log" || echo "test result: FAILED. 0 passed; 1 failed; 0 ignored; kernel $name"
+	return 1
+}
+
+# Two at a time: each keeps one CPU busy.
+failed=0
+finish() {
+	local pid
+	for pid in "${pids[@]}"; do
+		wait "$pid" || failed=$((failed + 1))
+	done
+	pids=()
+}
+for name in "${names[@]}"; do
+	if ! dir=$("$ROOT/scripts/vm/kernel.sh" "${update[@]}" "$name"); then
+		failed=$((failed + 1))
+		printf 'FAIL  %-8s %-32s no kernel\n' "$name" '' >"$tmp/line-$name"
+		echo "test result: FAILED. 0 passed; 1 failed; 0 ignored; kernel $name"
+		continue
+	fi
+	[ ${#pids[@]} -lt 2 ] || finish
+	guest "$name" "$dir" &
+	pids+=($!)
 done
-printf '%s\n' "${table[@]}"
+finish
+for name in "${names[@]}"; do
+	cat "$tmp/line-$name"
+done
 [ $failed = 0 ]
