@@ -83,13 +83,14 @@ fn to_port(dport: u16) -> Value {
 fn root_packets_leave_at_the_rate() {
     let paced = Paced::new(&json!({}));
     let before = now();
-    let first = paced.sends(&to_port(80), 0, 100).unwrap();
+    // Long enough for the others to come meanwhile, in a guest too.
+    let first = paced.sends(&to_port(80), 0, 8000).unwrap();
     assert!(before <= first && first <= now(), "an idle subflow waits");
     // Each waits for those before it; of GSO packets all segments count.
     let second = paced.sends(&to_port(80), 0, 4000).unwrap();
     let third = paced.sends(&to_port(80), 0, 100).unwrap();
     let fourth = paced.sends(&to_port(80), 0, 100).unwrap();
-    assert_eq!(second - first, takes(100, RATE));
+    assert_eq!(second - first, takes(8000, RATE));
     assert_eq!(third - second, takes(4000, RATE));
     assert_eq!(fourth - third, takes(100, RATE));
     assert_eq!(paced.reasons(), []);
@@ -150,9 +151,9 @@ fn root_a_rate_is_for_a_subflow_a_destination_or_the_chain() {
     ] {
         for (other, waits) in others.iter().zip(waits) {
             let paced = Paced::new(&json!({ "per": per }));
-            let first = paced.sends(&to_port(80), 0, 1000).unwrap();
-            let next = paced.sends(other, 0, 1000).unwrap();
-            let waited = next >= first + takes(1000, RATE);
+            let first = paced.sends(&to_port(80), 0, 10_000).unwrap();
+            let next = paced.sends(other, 0, 10_000).unwrap();
+            let waited = next >= first + takes(10_000, RATE);
             assert_eq!(waited, waits, "{per}: {other}");
         }
     }
@@ -168,9 +169,9 @@ fn root_rates_come_from_tables() {
         &json!({ "rate": { "table": "rates" } }),
     );
     for (port, rate) in [(80, 100_000), (81, 50_000)] {
-        let first = paced.sends(&to_port(port), 0, 500).unwrap();
-        let second = paced.sends(&to_port(port), 0, 500).unwrap();
-        assert_eq!(second - first, takes(500, rate), "{port}");
+        let first = paced.sends(&to_port(port), 0, 5000).unwrap();
+        let second = paced.sends(&to_port(port), 0, 5000).unwrap();
+        assert_eq!(second - first, takes(5000, rate), "{port}");
     }
     // Not paced: not touched, whatever the rate before.
     for port in [82, 83] {
