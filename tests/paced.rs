@@ -34,6 +34,9 @@ use serde_json::json;
 
 /// How far a rate may be from what was asked for.
 const TOLERANCE: f64 = 0.02;
+/// An emulated machine that waits for its host sends too little, never too much: so many tries to
+/// reach a rate, of which none may be above it.
+const TRIES: u32 = 3;
 const WARM_UP: Duration = Duration::from_secs(2);
 const MEASURED: Duration = Duration::from_secs(6);
 const PORT: u16 = 5001;
@@ -231,15 +234,33 @@ fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
     products.sum::<f64>() / points.map(|p| (p.0 - mean_x).powi(2)).sum::<f64>()
 }
 
+/// Measures until the rates are reached, TRIES times at the most; a rate that is exceeded fails at
+/// once.
 #[track_caller]
-fn assert_rate(what: &str, found: f64, wanted: f64) {
-    eprintln!(
-        "paced: {what}: {:.3} of {:.3} Mbit/s",
-        found / 1e6,
-        wanted / 1e6
-    );
-    let off = (found / wanted - 1.0).abs();
-    assert!(off <= TOLERANCE, "{what}: {found} bit/s, wanted {wanted}");
+fn assert_rates<const N: usize>(what: &str, wanted: [f64; N], measure: impl Fn() -> [f64; N]) {
+    for attempt in 1..=TRIES {
+        let found = measure();
+        let mut reached = true;
+        for (found, wanted) in found.into_iter().zip(wanted) {
+            eprintln!(
+                "paced: {what}: {:.3} of {:.3} Mbit/s",
+                found / 1e6,
+                wanted / 1e6
+            );
+            assert!(
+                found <= wanted * (1.0 + TOLERANCE),
+                "{what}: {found} bit/s, wanted {wanted}"
+            );
+            reached &= found >= wanted * (1.0 - TOLERANCE);
+        }
+        if reached {
+            return;
+        }
+        assert!(
+            attempt < TRIES,
+            "{what}: {found:?} bit/s, wanted {wanted:?}"
+        );
+    }
 }
 
 /// No faster than the rate; not much slower: the scheduler of Multipath TCP does not keep every
@@ -264,15 +285,15 @@ fn root_each_subflow_has_the_rate_of_its_table_entry() {
         return;
     };
     let tables = json!({ "rates": { "type": "addr", "value": "rate",
-        "elements": { "10.77.0.1": "5Mbit", "10.77.1.1": "20Mbit" } } });
+        "elements": { "10.77.0.1": "3Mbit", "10.77.1.1": "12Mbit" } } });
     rig.apply(
         &tables,
         &json!({ "dst": { "table": "rates" } }),
         &json!({ "rate": { "table": "rates" } }),
     );
-    let [slow, fast] = rig.rates(false, &["10.77.0.1", "10.77.1.1"]);
-    assert_rate("a connection", slow, 5e6);
-    assert_rate("another one", fast, 20e6);
+    assert_rates("two connections", [3e6, 12e6], || {
+        rig.rates(false, &["10.77.0.1", "10.77.1.1"])
+    });
 
     let mptcp = fs::read_to_string("/proc/sys/net/mptcp/enabled");
     if mptcp.is_err() {
@@ -298,8 +319,8 @@ fn root_each_subflow_has_the_rate_of_its_table_entry() {
         netns.sh(line).unwrap();
     }
     let [slow, fast] = rig.rates(true, &["10.77.0.1"]);
-    assert_limited("the first subflow", slow, 5e6);
-    assert_limited("the second subflow", fast, 20e6);
+    assert_limited("the first subflow", slow, 3e6);
+    assert_limited("the second subflow", fast, 12e6);
 }
 
 #[test]
@@ -309,8 +330,9 @@ fn root_connections_to_one_address_share_a_rate() {
     };
     let params = json!({ "rate": "10Mbit", "per": "dst" });
     rig.apply(&json!({}), &json!({}), &params);
-    let [shared, _] = rig.rates(false, &["fd77:0::1", "fd77:0::1"]);
-    assert_rate("two connections together", shared, 10e6);
+    assert_rates("two connections together", [10e6], || {
+        [rig.rates(false, &["fd77:0::1", "fd77:0::1"])[0]]
+    });
 
     // Another qdisc does not pace: told.
     assert_eq!(rig.status()["drift"], json!([]));

@@ -71,13 +71,10 @@ static __always_inline struct pace_value *pace_state(const struct emptcp_pkt *pk
 		.step = pkt->links->step,
 	};
 
-	if (p->per != PACE_PER_CHAIN)
+	if (p->per == PACE_PER_SUBFLOW)
+		emptcp_subflow_of(pkt, &key.subflow);
+	else if (p->per == PACE_PER_DST)
 		emptcp_daddr(pkt, &key.subflow.dst);
-	if (p->per == PACE_PER_SUBFLOW) {
-		emptcp_saddr(pkt, &key.subflow.src);
-		key.subflow.sport = bpf_ntohs(pkt->tcp->source);
-		key.subflow.dport = bpf_ntohs(pkt->tcp->dest);
-	}
 	value = bpf_map_lookup_elem(&departures, &key);
 	if (value)
 		return value;

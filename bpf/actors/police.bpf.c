@@ -120,13 +120,8 @@ static __always_inline int police_act(struct emptcp_ctx *ctx, const struct emptc
 	__u64 rate = p->rate, burst = p->burst;
 	int taken = POLICE_BEYOND;
 
-	if (p->per == POLICE_PER_SUBFLOW) {
-		key.subflow.sport = bpf_ntohs(pkt->tcp->source);
-		key.subflow.dport = bpf_ntohs(pkt->tcp->dest);
-		key.subflow.zone = pkt->links->zone;
-		emptcp_saddr(pkt, &key.subflow.src);
-		emptcp_daddr(pkt, &key.subflow.dst);
-	}
+	if (p->per == POLICE_PER_SUBFLOW)
+		emptcp_subflow_of(pkt, &key.subflow);
 	bucket = bpf_map_lookup_elem(&police_buckets, &key);
 	if (!bucket) {
 		first.pad_start = emptcp_now() << POLICE_UNIT_BITS;

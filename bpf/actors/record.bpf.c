@@ -175,15 +175,9 @@ static __always_inline int record_act(struct emptcp_ctx *ctx, const struct emptc
 	__u32 segments = ctx_segments(ctx);
 	__u32 payload = emptcp_payload_len(ctx, pkt), again;
 	struct record_value *value, first = {};
-	struct record_key key = {
-		.subflow.sport = bpf_ntohs(pkt->tcp->source),
-		.subflow.dport = bpf_ntohs(pkt->tcp->dest),
-		.subflow.zone = pkt->links->zone,
-		.step = pkt->links->step,
-	};
+	struct record_key key = {.step = pkt->links->step};
 
-	emptcp_saddr(pkt, &key.subflow.src);
-	emptcp_daddr(pkt, &key.subflow.dst);
+	emptcp_subflow_of(pkt, &key.subflow);
 	value = bpf_map_lookup_elem(&records, &key);
 	if (!value) {
 		bpf_map_update_elem(&records, &key, &first, BPF_NOEXIST);

@@ -11,17 +11,6 @@
 /** errno of a map that does not have the key. */
 #define EMPTCP_ENOENT 2
 
-/** The key of this direction of the packet's subflow, in the zone of the step. */
-static __always_inline void emptcp_subflow_of(const struct emptcp_pkt *pkt,
-					      struct emptcp_subflow *key)
-{
-	emptcp_saddr(pkt, &key->src);
-	emptcp_daddr(pkt, &key->dst);
-	key->sport = bpf_ntohs(pkt->tcp->source);
-	key->dport = bpf_ntohs(pkt->tcp->dest);
-	key->zone = pkt->links->zone;
-}
-
 /**
  * Notes that it is about to be done. how: BPF_NOEXIST where the map does not have
  * the key, so that of several CPUs one comes through; BPF_EXIST where it has one

@@ -388,6 +388,17 @@ static __always_inline void emptcp_daddr(const struct emptcp_pkt *pkt, struct em
 	}
 }
 
+/** The key of this direction of the packet's subflow, in the zone of the step. */
+static __always_inline void emptcp_subflow_of(const struct emptcp_pkt *pkt,
+					      struct emptcp_subflow *key)
+{
+	emptcp_saddr(pkt, &key->src);
+	emptcp_daddr(pkt, &key->dst);
+	key->sport = bpf_ntohs(pkt->tcp->source);
+	key->dport = bpf_ntohs(pkt->tcp->dest);
+	key->zone = pkt->links->zone;
+}
+
 /** Whether two addresses are the same. */
 static __always_inline int emptcp_addr_equal(const struct emptcp_addr *a,
 					     const struct emptcp_addr *b)

@@ -52,11 +52,7 @@ static __always_inline void emptcp_stash_put(struct emptcp_ctx *ctx, const struc
 	value.len = len = emptcp_forget(opt[1]) & 63;
 	value.pad = 0;
 	key.addr_id = opt[3];
-	key.subflow.sport = bpf_ntohs(again.tcp->source);
-	key.subflow.dport = bpf_ntohs(again.tcp->dest);
-	key.subflow.zone = pkt->links->zone;
-	emptcp_saddr(&again, &key.subflow.src);
-	emptcp_daddr(&again, &key.subflow.dst);
+	emptcp_subflow_of(&again, &key.subflow);
 	/* Two bytes at a time: so the lengths go. What is not there must not be known as zeros, or
 	 * the verifier would follow each length. */
 	for (int i = 0; i < EMPTCP_STASH_BYTES; i += 2) {

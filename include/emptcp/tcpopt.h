@@ -173,13 +173,17 @@ static __always_inline void tcpopt_leave_unsigned(void)
 static __always_inline int tcpopt_is_plainly_unsigned(struct emptcp_ctx *ctx,
 						      const struct emptcp_pkt *pkt)
 {
-	const __u8 *next = (const void *)(pkt->tcp + 1) + 12;
+	const __u32 *ts = (const void *)(pkt->tcp + 1);
+	const __u16 *next = (const void *)(ts + 3);
 
-	/* Cheaper than to leave it for the next step. */
-	if ((const void *)(next + 2) <= ctx_data_end(ctx) &&
-	    *(const __u32 *)(next - 12) == bpf_htonl(0x0101080a) && next[0] == TCPOPT_MPTCP &&
-	    next[1] == pkt->tcp_len - 32)
-		return 1;
+	/* Cheaper than to leave it for the next step; one branch for kinds and length. */
+	if ((const void *)(next + 1) <= ctx_data_end(ctx)) {
+		__u32 differs = *ts ^ bpf_htonl(0x0101080a);
+
+		differs |= *next ^ bpf_htons(TCPOPT_MPTCP << 8 | ((pkt->tcp_len - 32) & 63));
+		if (!differs)
+			return 1;
+	}
 	if (emptcp_is(EMPTCP_IS_JOINED) || emptcp_is(EMPTCP_IS_POINTERS)) {
 		__u64 word;
 
