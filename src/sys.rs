@@ -747,6 +747,10 @@ pub struct Beside {
     pub departure: u64,
     /// Bytes on the wire, where it stands for several packets; 0: as long as it is.
     pub wire_len: u32,
+    /// Bytes of TCP payload of each of these packets (`gso_size`); 0: it is one alone.
+    pub segment_size: u32,
+    /// How many they are (`gso_segs`); 0 as the kernel has it of packets that a guest made.
+    pub segments: u32,
 }
 
 /// As [`test_run_with`], with nothing but a mark.
@@ -783,11 +787,15 @@ pub(crate) fn test_run_with(
     const MARK: usize = offset_of!(SkBuff, mark);
     const DEPARTURE: usize = offset_of!(SkBuff, tstamp);
     const WIRE_LEN: usize = offset_of!(SkBuff, wire_len);
+    const SEGMENT_SIZE: usize = offset_of!(SkBuff, gso_size);
+    const SEGMENTS: usize = offset_of!(SkBuff, gso_segs);
     let mut ctx = [0u8; size_of::<SkBuff>()];
     let given = beside.unwrap_or_default();
     ctx[MARK..MARK + 4].copy_from_slice(&given.mark.to_ne_bytes());
     ctx[DEPARTURE..DEPARTURE + 8].copy_from_slice(&given.departure.to_ne_bytes());
     ctx[WIRE_LEN..WIRE_LEN + 4].copy_from_slice(&given.wire_len.to_ne_bytes());
+    ctx[SEGMENT_SIZE..SEGMENT_SIZE + 4].copy_from_slice(&given.segment_size.to_ne_bytes());
+    ctx[SEGMENTS..SEGMENTS + 4].copy_from_slice(&given.segments.to_ne_bytes());
     let before = ctx;
     let mut opts = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,

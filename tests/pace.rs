@@ -57,9 +57,9 @@ impl Paced {
         let packet: Packet = serde_json::from_value(packet.clone()).unwrap();
         let packet = packet.build(Family::Ip4).unwrap().bytes;
         let beside = Beside {
-            mark: 0,
             departure,
             wire_len,
+            ..Beside::default()
         };
         let (verdict, run) = self.0.instance.run_with(&packet, Some(beside), 1).unwrap();
         assert_eq!(run.packet, packet);

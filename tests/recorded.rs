@@ -7,6 +7,7 @@ mod kernel;
 use std::thread::sleep;
 use std::time::Duration;
 
+use emptcp::datapath::Beside;
 use emptcp::datapath::Options;
 use emptcp::module::Hook;
 use emptcp::module::Registry;
@@ -23,6 +24,7 @@ const SPORT: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Recorded {
     packets: u64,
+    bytes: u64,
     retransmitted: u64,
     srtt: u32,
     min_rtt: u32,
@@ -69,6 +71,7 @@ impl Subject {
         let u32_at = |at: usize| u32::from_ne_bytes(*value[at..].first_chunk().unwrap());
         Recorded {
             packets: u64_at(0),
+            bytes: u64_at(8),
             retransmitted: u64_at(16),
             srtt: u32_at(24),
             min_rtt: u32_at(28),
@@ -90,6 +93,36 @@ fn everywhere(params: &Value, test: impl Fn(&mut Subject, &str)) {
             test(&mut subject, &format!("{hook}, {family:?}"));
         }
     }
+}
+
+/// Packets and bytes on the wire of one that stands for three, also where a guest made it: then the
+/// kernel does not say how many they are (SKB_GSO_DODGY).
+#[test]
+fn root_segments_of_a_guest() {
+    everywhere(&json!({}), |subject, what| {
+        if what.starts_with("xdp") {
+            return;
+        }
+        let packet: Packet = serde_json::from_value(json!({ "payload": 2500 })).unwrap();
+        let bytes = packet.build(subject.family).unwrap().bytes;
+        let headers = bytes.len() as u64 - 2500;
+        for (n, segments) in [0, 3].into_iter().enumerate() {
+            let beside = Beside {
+                segment_size: 1000,
+                segments,
+                ..Beside::default()
+            };
+            let ran = subject.loaded.instance.run_with(&bytes, Some(beside), 1);
+            ran.unwrap();
+            let n = n as u64 + 1;
+            assert_eq!(subject.recorded(false).packets, 3 * n, "{what}");
+            assert_eq!(
+                subject.recorded(false).bytes,
+                n * (2500 + 3 * headers),
+                "{what}"
+            );
+        }
+    });
 }
 
 #[test]

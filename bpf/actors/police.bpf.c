@@ -140,7 +140,7 @@ static __always_inline int police_act(struct emptcp_ctx *ctx, const struct emptc
 	if (burst > 1 << 30)
 		burst = 1 << 30;
 	if (rate)
-		taken = police_take(bucket, emptcp_wire_len(ctx, pkt), rate, burst,
+		taken = police_take(bucket, emptcp_wire_len(ctx, pkt, emptcp_segments(ctx, pkt)), rate, burst,
 				    p->exceed == POLICE_EXCEED_CE &&
 					    emptcp_ecn(pkt) != EMPTCP_ECN_NOT_ECT);
 	if (taken == POLICE_WITHIN)

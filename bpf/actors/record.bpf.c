@@ -171,8 +171,8 @@ static __always_inline void record_round_trip(struct record_both *both, int high
 static __always_inline int record_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				      const struct record_params *p)
 {
-	__u32 headers = pkt->tcp_off + pkt->tcp_len;
-	__u32 segments = ctx_segments(ctx);
+	__u32 segments = emptcp_segments(ctx, pkt);
+	__u32 bytes = emptcp_wire_len(ctx, pkt, segments);
 	__u32 payload = emptcp_payload_len(ctx, pkt), again;
 	struct record_value *value, first = {};
 	struct record_key key = {.step = pkt->links->step};
@@ -186,9 +186,7 @@ static __always_inline int record_act(struct emptcp_ctx *ctx, const struct emptc
 			return -EMPTCP_REASON_MAP_FULL;
 	}
 	__sync_fetch_and_add(&value->packets, segments);
-	/* Each segment of a GSO packet has headers of its own on the wire. */
-	__sync_fetch_and_add(&value->bytes,
-			     ctx_len(ctx, emptcp_is(EMPTCP_IS_FRAGS)) + (segments - 1) * headers);
+	__sync_fetch_and_add(&value->bytes, bytes);
 	again = emptcp_sequence_take(&value->pad_sequence, pkt->tcp, payload);
 	if (again)
 		__sync_fetch_and_add(&value->retransmitted, again);

@@ -42,19 +42,30 @@ static __always_inline __u32 emptcp_payload_len(struct emptcp_ctx *ctx,
 }
 
 /**
- * Bytes that the packet takes on the wire, from its link-layer header on: each
- * segment of a GSO or GRO packet has headers of its own there (as
- * qdisc_pkt_len_init() of the kernel counts). Without preamble, checksum of the
- * frame and gap.
+ * Packets on the wire that this one stands for (GSO, GRO). Of one that a guest made
+ * the kernel does not believe the number (SKB_GSO_DODGY): it is counted here, as in
+ * qdisc_pkt_len_init() of the kernel.
  */
-static __always_inline __u32 emptcp_wire_len(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
+static __always_inline __u32 emptcp_segments(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
 {
 	__u32 len = ctx_len(ctx, emptcp_is(EMPTCP_IS_FRAGS)), headers = pkt->tcp_off + pkt->tcp_len;
 	__u32 segments = ctx_segments(ctx), size = ctx_segment_size(ctx);
 
-	/* Of one that a guest made the kernel does not believe the number (SKB_GSO_DODGY). */
 	if (size && segments < 2 && len > headers)
 		segments = (len - headers + size - 1) / size;
+	return segments;
+}
+
+/**
+ * Bytes that the packet takes on the wire, from its link-layer header on: each of
+ * its segments, so many as emptcp_segments() says, has headers of its own there.
+ * Without preamble, checksum of the frame and gap.
+ */
+static __always_inline __u32 emptcp_wire_len(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					     __u32 segments)
+{
+	__u32 len = ctx_len(ctx, emptcp_is(EMPTCP_IS_FRAGS)), headers = pkt->tcp_off + pkt->tcp_len;
+
 	return len + (segments - 1) * headers;
 }
 
