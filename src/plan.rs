@@ -393,7 +393,7 @@ fn unsafe_edits(
         .graph
         .nodes
         .iter()
-        .filter(|n| modules[n.module].flags.edits)
+        .filter(|n| n.params.edits(&modules[n.module]))
     {
         errors.push(Diagnostic::new(
             &node.at,

@@ -11,7 +11,7 @@ struct reject_join_params {
 	enum reject_join_with
 		with EMPTCP_DOC("drop: the client tries again for a while; rst: it is "
 				"answered with RST and MP_TCPRST, and gives up")
-			EMPTCP_DEFAULT("drop");
+			EMPTCP_DEFAULT("drop") EMPTCP_EDITS_IF;
 	enum mptcp_rst_reason reason EMPTCP_DOC("Of rst: reason in MP_TCPRST (RFC 8684, 3.6)")
 		EMPTCP_DEFAULT("administratively_prohibited");
 };
@@ -38,6 +38,9 @@ static __always_inline int reject_join_act(struct emptcp_ctx *ctx, const struct 
 	return ctx_send_back(ctx, hook);
 }
 
-/* No EMPTCP_EDITS: what it writes has a whole checksum. */
-EMPTCP_ACTOR(reject_join, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_OBSERVES,
+/*
+ * EMPTCP_EDITS: a RST has a whole checksum, but at generic XDP the packet goes back as the socket
+ * buffer that it is (generic_xdp_tx()), and an incomplete one would be completed over it.
+ */
+EMPTCP_ACTOR(reject_join, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_EDITS "," EMPTCP_OBSERVES,
 	     "Rejects the SYN of further subflows (MP_JOIN); existing subflows stay");

@@ -76,6 +76,10 @@
 #define EMPTCP_MIN(text) EMPTCP_TAG("min:" text)
 #define EMPTCP_MAX(text) EMPTCP_TAG("max:" text)
 
+/** A module with the flag EMPTCP_EDITS edits only where this parameter is not zero: of an enum, not
+ * the value 0. */
+#define EMPTCP_EDITS_IF EMPTCP_TAG("edits-if")
+
 /** A map that takes the items of the list of this name where they are too many for the parameters.
  */
 #define EMPTCP_TABLE_OF(list) EMPTCP_TAG("table-of:" #list)

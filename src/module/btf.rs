@@ -171,6 +171,7 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
             min: member_tags.get("min").cloned(),
             max: member_tags.get("max").cloned(),
             lookup: false,
+            edits_if: member_tags.contains_key("edits-if"),
             name: member_name,
         });
     }
@@ -385,6 +386,7 @@ fn table_params(
             min: None,
             max: None,
             lookup: own.contains_key("lookup"),
+            edits_if: false,
             name,
         });
     }

@@ -163,6 +163,8 @@ pub struct Param {
     /// The table that a selector looks up (`EMPTCP_LOOKUP`): stands in the place of the
     /// parameters that are required, and its values go to the actors behind.
     pub lookup: bool,
+    /// A module that edits does so only where this parameter is not zero (`EMPTCP_EDITS_IF`).
+    pub edits_if: bool,
 }
 
 /// The vocabulary of parameter types (`include/emptcp/types.h`).

@@ -62,6 +62,7 @@ impl Module {
             min: None,
             max: None,
             lookup: false,
+            edits_if: false,
         });
         self
     }

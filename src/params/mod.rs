@@ -34,6 +34,8 @@ use std::hash::DefaultHasher;
 use std::hash::Hash as _;
 use std::hash::Hasher as _;
 
+use crate::module::Module;
+use crate::module::Param;
 use crate::module::TableKey;
 
 /// The `count` of a list that is in a table, because it is longer than the parameters hold.
@@ -126,6 +128,18 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// Whether a step of this module with these parameters changes bytes of the packet.
+    pub fn edits(&self, module: &Module) -> bool {
+        let zero = |param: &Param| {
+            let len = scalar::size(&param.ty).unwrap_or(1);
+            let bytes = self.bytes.get(param.offset..param.offset + len);
+            let known = self.from_table.iter().all(|f| f.offset != param.offset);
+            known && bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+        };
+        let only_if = module.params.iter().filter(|param| param.edits_if);
+        module.flags.edits && !only_if.into_iter().any(zero)
+    }
+
     /// The table of the policy whose values the step leaves to the actors behind.
     pub fn looked_up(&self) -> Option<&str> {
         let binding = self.tables.iter().find(|binding| binding.lookup)?;

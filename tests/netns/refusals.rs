@@ -81,7 +81,7 @@ fn root_refusals_keep_the_policy() {
     let many: Vec<Value> = (0..500)
         .map(|n| json!({ "dport": { "in": [n.to_string()] } }))
         .collect();
-    let chains: [(Value, &[&str]); 6] = [
+    let chains: [(Value, &[&str]); 7] = [
         (
             json!({ "interfaces": ["p9"] }),
             &["no interface \"p9\"", "\"p0\""],
@@ -97,6 +97,15 @@ fn root_refusals_keep_the_policy() {
         (
             json!({ "hook": "xdp", "act": [{ "set_recv_win": { "bytes": "64KiB", "wscale": 7 } }] }),
             &["xdp of p0", "tc-ingress", "trust_checksums"],
+        ),
+        (
+            json!({ "hook": "xdp", "act": [{ "reject_join": { "with": "rst" } }] }),
+            &[
+                "reject_join edits",
+                "xdp of p0",
+                "tc-ingress",
+                "trust_checksums",
+            ],
         ),
         (
             json!({ "select": { "all": many } }),
@@ -123,6 +132,10 @@ fn root_refusals_keep_the_policy() {
         }
     }
     in_force.assert_as_before();
+    // What it drops it does not edit.
+    let drops = json!({ "hook": "xdp", "act": [{ "reject_join": {} }] });
+    let path = rig.policy("drops.json", &json!([chain(drops)]));
+    rig.run(&["check", &path]).ok();
     // An interface that may be absent is no error.
     let optional = json!({ "interfaces": ["p0", { "name": "p9", "optional": true }] });
     rig.apply(&json!([chain(optional)])).ok();
