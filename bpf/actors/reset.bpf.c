@@ -9,6 +9,12 @@ struct reset_params {
 		EMPTCP_DEFAULT("false");
 };
 
+static __always_inline int reset_lost(void)
+{
+	emptcp_count_reason(emptcp_number(EMPTCP_NUMBER_HOOK), EMPTCP_REASON_WRITE);
+	return EMPTCP_DROP;
+}
+
 static __always_inline int reset_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				     const struct reset_params *p)
 {
@@ -22,15 +28,18 @@ static __always_inline int reset_act(struct emptcp_ctx *ctx, const struct emptcp
 	err = emptcp_rst_begin(ctx, pkt, &rst);
 	if (err)
 		return -err;
+	/* What cannot be refused (emptcp_rst_begin()) is dropped all the same: half a RST must not
+	 * go on. */
 	if (emptcp_rst_write(ctx, &rst, EMPTCP_RST_TO_SENDER))
-		return EMPTCP_DROP;
+		return reset_lost();
 	/* A SYN without ACK: its receiver has nothing to end yet. */
 	if (!rst.has_ack)
 		return ctx_send_back(ctx, hook);
-	/* Nobody hears of it where it cannot be sent: the next packet tries again. */
-	ctx_copy_back(ctx, hook);
+	/* Where it cannot be sent, the next packet of the sender tries again. */
+	if (ctx_copy_back(ctx, hook))
+		emptcp_count_reason(emptcp_number(EMPTCP_NUMBER_HOOK), EMPTCP_REASON_CLONE);
 	if (emptcp_rst_write(ctx, &rst, EMPTCP_RST_TO_RECEIVER))
-		return EMPTCP_DROP;
+		return reset_lost();
 	/* Later chains would take it for a packet of its sender. */
 	return EMPTCP_ACCEPT;
 }

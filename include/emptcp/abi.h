@@ -60,6 +60,10 @@ enum emptcp_reason {
 	EMPTCP_REASON_NO_ROOM,
 	/** It would have to wait for longer than it may. */
 	EMPTCP_REASON_HORIZON,
+	/** The checksum of TCP is wrong, and would not be in what is made of the packet. */
+	EMPTCP_REASON_BAD_CSUM,
+	/** A copy of the packet could not be sent. */
+	EMPTCP_REASON_CLONE,
 	EMPTCP_REASON_MAX,
 };
 

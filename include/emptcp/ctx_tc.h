@@ -110,6 +110,47 @@ static __always_inline __u32 ctx_copy(struct emptcp_ctx *ctx, void *to, __u32 le
 	return len;
 }
 
+/** Bytes that ctx_sum() takes at the most: more than any frame that is one segment. */
+#define CTX_SUM_MAX 10240
+/* Bytes that are read at once. */
+#define CTX_SUM_STEP 128
+
+/**
+ * Adds len bytes of the packet from off on to sum, a one's complement sum of words
+ * in the byte order of the wire (bpf_csum_diff()). Returns 0, or -1 where they are not there or
+ * more than CTX_SUM_MAX.
+ */
+static __always_inline int ctx_sum(struct emptcp_ctx *ctx, __u32 off, __u32 len, __u64 *sum)
+{
+	__u32 whole = len / CTX_SUM_STEP, rest = len % CTX_SUM_STEP;
+	__be32 words[CTX_SUM_STEP / 4];
+	__s64 done = (__u32)(*sum + (*sum >> 32));
+
+	asm volatile("" : "+r"(whole), "+r"(rest));
+	if (whole > CTX_SUM_MAX / CTX_SUM_STEP)
+		return -1;
+	for (__u32 i = 0; i < CTX_SUM_MAX / CTX_SUM_STEP; i++) {
+		/* Numbers that the verifier does not know: so the rounds are alike to it. */
+		asm volatile("" : "+r"(off), "+r"(done));
+		if (i >= whole)
+			break;
+		if (bpf_skb_load_bytes(ctx, off, words, CTX_SUM_STEP))
+			return -1;
+		done = bpf_csum_diff(NULL, 0, words, CTX_SUM_STEP, done);
+		off += CTX_SUM_STEP;
+	}
+	asm volatile("" : "+r"(rest), "+r"(off), "+r"(done));
+	if (rest) {
+		__builtin_memset(words, 0, sizeof(words));
+		rest = ((rest - 1) & (CTX_SUM_STEP - 1)) + 1;
+		if (bpf_skb_load_bytes(ctx, off, words, rest))
+			return -1;
+		done = bpf_csum_diff(NULL, 0, words, CTX_SUM_STEP, done);
+	}
+	*sum = (__u32)done;
+	return 0;
+}
+
 /** Makes the first len bytes linear; 0, or negative where that cannot be. Packet pointers are void
  * after it. */
 static __always_inline int ctx_pull(struct emptcp_ctx *ctx, __u32 len)

@@ -101,6 +101,47 @@ static __always_inline __u32 ctx_copy(struct emptcp_ctx *ctx, void *to, __u32 le
 	return len;
 }
 
+/** Bytes that ctx_sum() takes at the most: of a header, not of payload. */
+#define CTX_SUM_MAX 128
+
+/**
+ * Adds len bytes of the packet from off on (32 bits at the most) to sum, a one's
+ * complement sum of words in the byte order of the wire. Returns 0, or -1 where they are
+ * not in its first buffer or more than CTX_SUM_MAX.
+ */
+static __always_inline int ctx_sum(struct emptcp_ctx *ctx, __u32 off, __u32 len, __u64 *sum)
+{
+	const void *end = ctx_data_end(ctx);
+	const __u8 *at = ctx_data(ctx);
+	__u64 done = *sum;
+
+	/* As far as offsets of headers go: a range that the verifier takes. */
+	off &= 0x7fff;
+	asm volatile("" : "+r"(off));
+	at += off & 0x7fff;
+	if (len > CTX_SUM_MAX)
+		return -1;
+	for (__u32 i = 0; i < CTX_SUM_MAX; i += 2) {
+		const __u16 *word = (const void *)(at + i);
+
+		asm volatile("" : "+r"(len), "+r"(done));
+		if (i + 1 >= len) {
+			if (i >= len)
+				break;
+			if ((const void *)(at + i + 1) > end)
+				return -1;
+			/* The last byte and a zero. */
+			done += bpf_htons(at[i] << 8);
+			break;
+		}
+		if ((const void *)(word + 1) > end)
+			return -1;
+		done += *word;
+	}
+	*sum = done;
+	return 0;
+}
+
 /** Makes the first len bytes linear; 0, or negative where that cannot be. */
 static __always_inline int ctx_pull(struct emptcp_ctx *ctx, __u32 len)
 {

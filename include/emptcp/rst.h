@@ -67,13 +67,52 @@ struct emptcp_rst {
 	__be32 end_seq;
 };
 
+/* Sum of numbers of 16 bits, one's complement. */
+static __always_inline __u32 emptcp_fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+/*
+ * Whether the checksum of TCP is right, or still to be completed: then it holds the sum of the
+ * pseudo header (__tcp_v4_send_check() of the kernel), and a program is not told more. Of a packet
+ * that stands for several, GRO has looked, or it is to be completed. len: of the segment. Returns
+ * 0, or the reason to leave it.
+ */
+static __always_inline int emptcp_rst_check(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					    __u32 len)
+{
+	__u32 tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK, check = pkt->tcp->check;
+	__u64 sum = (__u64)bpf_htonl(len) + bpf_htons(IPPROTO_TCP);
+
+	if (ctx_segment_size(ctx))
+		return 0;
+	if (pkt->version == 4)
+		sum += bpf_csum_diff(NULL, 0, &pkt->ip4->saddr, 8, 0);
+	else
+		sum += bpf_csum_diff(NULL, 0, (void *)&pkt->ip6->saddr, 32, 0);
+	sum = emptcp_fold(sum);
+	if (sum == check)
+		return 0;
+	/* A device drops it, too, of which not all is there. */
+	if (ctx_sum(ctx, tcp_off, emptcp_forget(len), &sum))
+		return EMPTCP_REASON_BAD_CSUM;
+	return emptcp_fold(sum) == 0xffff ? 0 : EMPTCP_REASON_BAD_CSUM;
+}
+
 /**
  * Cuts the packet to the size of a RST and notes what it had. Nothing is
  * written yet, so emptcp_rst_write() has to follow. Not for a packet that is a
  * RST itself. The pointers of pkt are void after it. Returns 0, or a value of enum
  * emptcp_reason with the packet as it was: EMPTCP_REASON_SIGNED;
  * EMPTCP_REASON_UNSAFE for fragments, options of IPv4 and extension headers, of
- * which it is not known whether they may go back; EMPTCP_REASON_WRITE.
+ * which it is not known whether they may go back; EMPTCP_REASON_BAD_CSUM, because a RST
+ * would have a right one; EMPTCP_REASON_WRITE. To cut it is the last that can fail: at tc
+ * that makes all of the packet linear and its own (bpf_skb_change_tail() of the kernel), so that
+ * what is written behind it cannot be refused.
  */
 static __always_inline int emptcp_rst_begin(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					    struct emptcp_rst *rst)
@@ -81,7 +120,8 @@ static __always_inline int emptcp_rst_begin(struct emptcp_ctx *ctx, const struct
 	struct emptcp_scan scan;
 	struct emptcp_pkt again;
 	struct tcphdr *tcp;
-	__u32 ip_len;
+	__u32 ip_len, payload;
+	int err;
 
 	emptcp_look(ctx, pkt, &scan);
 	if (scan.others & EMPTCP_OTHERS_SIGNED)
@@ -93,6 +133,10 @@ static __always_inline int emptcp_rst_begin(struct emptcp_ctx *ctx, const struct
 		return EMPTCP_REASON_UNSAFE;
 	if (again.version == 4 && (again.ip4->frag_off & bpf_htons(0x3fff)))
 		return EMPTCP_REASON_UNSAFE;
+	payload = emptcp_payload_len(ctx, &again);
+	err = emptcp_rst_check(ctx, &again, again.tcp_len + payload);
+	if (err)
+		return err;
 	tcp = again.tcp;
 	rst->version = again.version;
 	rst->ip_off = again.ip_off;
@@ -101,8 +145,7 @@ static __always_inline int emptcp_rst_begin(struct emptcp_ctx *ctx, const struct
 	rst->has_ack = tcp->ack;
 	rst->seq = tcp->seq;
 	rst->ack_seq = tcp->ack_seq;
-	rst->end_seq = bpf_htonl(bpf_ntohl(tcp->seq) + tcp->syn + tcp->fin +
-				 emptcp_payload_len(ctx, &again));
+	rst->end_seq = bpf_htonl(bpf_ntohl(tcp->seq) + tcp->syn + tcp->fin + payload);
 	return ctx_set_len(ctx, again.tcp_off + EMPTCP_RST_TCP_LEN) ? EMPTCP_REASON_WRITE : 0;
 }
 
@@ -113,15 +156,6 @@ static __always_inline void emptcp_swap32(__be32 *a, __be32 *b)
 
 	*a = *b;
 	*b = was;
-}
-
-/* Sum of numbers of 16 bits, one's complement. */
-static __always_inline __u32 emptcp_fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
 }
 
 /* Swaps MAC and IP addresses and ports: no sum changes by that. */

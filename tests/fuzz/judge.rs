@@ -200,6 +200,7 @@ fn answered(before: (&[u8], &Layout), after: (&[u8], &Layout), faults: &mut Vec<
             "has a wrong checksum",
             ip_sum(after) == 0 && tcp_sum(after) == 0,
         ),
+        ("is of a wrong checksum", may_become_reset(before)),
         (
             "has bad options",
             options(&bytes[l.tcp + 20..l.payload]).is_some(),
@@ -259,12 +260,16 @@ fn edited(may: &May, before: (&[u8], &Layout), after: (&[u8], &Layout), faults: 
     // Of what is not there, nobody knows the sum.
     let tcp = (whole || !reset).then(|| ("TCP", tcp_sum(before), tcp_sum(after)));
     for (what, before, after) in sums.into_iter().chain(tcp) {
-        // A RST is written anew, as a whole: nobody has summed the payload that goes.
+        // A RST is written anew, as a whole.
         if after != if reset { 0 } else { before } {
             faults.push(format!(
                 "checksum of {what}: wrong by {before:#06x}, then by {after:#06x}"
             ));
         }
+    }
+
+    if reset && !may_become_reset(before) {
+        faults.push("a RST of a packet whose checksum is wrong".into());
     }
 
     let read = |(bytes, l): (&[u8], &Layout)| options(&bytes[l.tcp + 20..l.payload]).is_some();
@@ -285,15 +290,27 @@ fn ip_sum((bytes, l): (&[u8], &Layout)) -> u16 {
     }
 }
 
-/// As far as the packet is there: what is not is not changed either.
-fn tcp_sum((bytes, l): (&[u8], &Layout)) -> u16 {
+/// A RST has a right checksum, so what it is made of must: or one that is still to be completed.
+fn may_become_reset((bytes, l): (&[u8], &Layout)) -> bool {
+    let check = u16::from_be_bytes([bytes[l.tcp + 16], bytes[l.tcp + 17]]);
+    l.ip_end <= bytes.len() && tcp_sum((bytes, l)) == 0
+        || check == !csum::of(&pseudo_header((bytes, l)))
+}
+
+fn pseudo_header((bytes, l): (&[u8], &Layout)) -> Vec<u8> {
     let addresses = match l.version {
         4 => &bytes[l.ip + 12..l.ip + 20],
         _ => &bytes[l.ip + 8..l.ip + 40],
     };
-    let mut covered = addresses.to_vec();
-    covered.extend(((l.ip_end - l.tcp) as u32).to_be_bytes());
-    covered.extend([0, 6]);
+    let mut header = addresses.to_vec();
+    header.extend(((l.ip_end - l.tcp) as u32).to_be_bytes());
+    header.extend([0, 6]);
+    header
+}
+
+/// As far as the packet is there: what is not is not changed either.
+fn tcp_sum((bytes, l): (&[u8], &Layout)) -> u16 {
+    let mut covered = pseudo_header((bytes, l));
     covered.extend(&bytes[l.tcp..l.pad]);
     sum(&covered)
 }

@@ -156,7 +156,7 @@ impl Ends {
     }
 
     /// Gives the second subflow time to come.
-    fn wait_for_second(&self) {
+    pub(super) fn wait_for_second(&self) {
         let end = Instant::now() + Duration::from_secs(3);
         while subflows(self.client()) < 2 && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
