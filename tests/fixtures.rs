@@ -130,7 +130,13 @@ impl Subject {
         let first_actor = done.counters[self.node(0, Kind::Actor)];
 
         let outcome = match (&entry.outcome, tested.matched, tested.errors) {
-            _ if !done.reasons.is_empty() => {
+            (Outcome::Match, 1, 0)
+                if done.reasons.keys().eq(entry.counts.iter())
+                    && done.reasons.values().all(|n| *n == 1) =>
+            {
+                format!("{:?}", Outcome::Match)
+            }
+            _ if !done.reasons.is_empty() || entry.counts.is_some() => {
                 let names: Vec<_> = done.reasons.iter().map(|(r, n)| (r.as_str(), *n)).collect();
                 match names[..] {
                     [(name, 1)] if tested.matched == 0 && tested.errors == tested.evaluated => {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include <emptcp/clock.h>
-#include <emptcp/grow.h>
 #include <emptcp/module.h>
 #include <emptcp/once.h>
+#include <emptcp/replace.h>
 
 /*
  * Subtypes that an outsider may send. Not among them: what opens or carries a
@@ -39,6 +39,9 @@ struct inject_params {
 	emptcp_bool backup EMPTCP_DOC("Of mp_prio: B, backup") EMPTCP_DEFAULT("false");
 	emptcp_bool once EMPTCP_DOC("Into one packet of each direction of a subflow, else "
 				    "into all that can carry it") EMPTCP_DEFAULT("true");
+	emptcp_bool replace EMPTCP_DOC("With once: an ACK without room gives up its SACK blocks "
+				       "for it, or its DSS; else the next one is tried")
+		EMPTCP_DEFAULT("true");
 };
 
 struct inject_key {
@@ -55,6 +58,14 @@ struct {
 	__type(value, emptcp_time);
 	__uint(max_entries, 65536);
 } injected SEC(".maps") EMPTCP_KEPT;
+
+/* Subflows of which a DSS went by that a long option would have taken the place of. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct emptcp_subflow);
+	__type(value, emptcp_time);
+	__uint(max_entries, 4096);
+} inject_passed SEC(".maps") EMPTCP_KEPT;
 
 union inject_bytes {
 	__u8 at[EMPTCP_GROW_MAX];
@@ -105,10 +116,30 @@ static __always_inline __u32 inject_hash(const union inject_bytes *option)
 	return hash;
 }
 
+/*
+ * An ACK that has no room: may it give up options? The DSS only where one went by before in this
+ * direction: the first establishes the subflow.
+ */
+static __always_inline int inject_replaces(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					   const struct emptcp_subflow *subflow, __u32 bytes,
+					   const struct emptcp_scan *scan, struct emptcp_room *room)
+{
+	int passed = bpf_map_lookup_elem(&inject_passed, subflow) != NULL, ret;
+	emptcp_time now = emptcp_boot_now();
+
+	passed = emptcp_forget(passed);
+	ret = emptcp_may_replace(ctx, pkt, bytes, passed, scan, room);
+	if (ret == EMPTCP_NEXT)
+		return ret;
+	bpf_map_update_elem(&inject_passed, subflow, &now, BPF_ANY);
+	return ret;
+}
+
 static __always_inline int inject_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				      const struct inject_params *p)
 {
 	int ret, syn = pkt->tcp->syn;
+	struct emptcp_room room = {};
 	union inject_bytes option;
 	struct inject_key key;
 	struct emptcp_scan scan;
@@ -129,6 +160,7 @@ static __always_inline int inject_act(struct emptcp_ctx *ctx, const struct emptc
 		if (syn) {
 			/* A new subflow with these ports. */
 			bpf_map_delete_elem(&injected, &key);
+			bpf_map_delete_elem(&inject_passed, &key.subflow);
 			return EMPTCP_SKIP;
 		}
 		if (bpf_map_lookup_elem(&injected, &key))
@@ -136,6 +168,8 @@ static __always_inline int inject_act(struct emptcp_ctx *ctx, const struct emptc
 	}
 	len = emptcp_grow_bytes(len);
 	ret = emptcp_may_grow(ctx, pkt, len, &scan);
+	if (ret == -EMPTCP_REASON_NO_ROOM && p->once && p->replace)
+		ret = inject_replaces(ctx, pkt, &key.subflow, len, &scan, &room);
 	if (ret != EMPTCP_NEXT)
 		return ret;
 	/* Of two in one packet the kernel takes the last one. */
@@ -147,7 +181,7 @@ static __always_inline int inject_act(struct emptcp_ctx *ctx, const struct emptc
 		if (ret != EMPTCP_NEXT)
 			return ret;
 	}
-	ret = emptcp_grow(ctx, pkt, option.at, len);
+	ret = emptcp_grow_or_replace(ctx, pkt, option.at, len, &room);
 	if (p->once && ret != EMPTCP_NEXT)
 		bpf_map_delete_elem(&injected, &key);
 	return ret;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include <emptcp/clock.h>
-#include <emptcp/grow.h>
 #include <emptcp/module.h>
 #include <emptcp/once.h>
+#include <emptcp/replace.h>
 
 struct set_flow_prio_params {
 	emptcp_bool backup EMPTCP_DOC(
 		"Whether who receives these packets shall treat the subflow as backup when it "
 		"sends") EMPTCP_REQUIRED;
+	emptcp_bool replace EMPTCP_DOC("An ACK without room gives up its SACK blocks for it; else "
+				       "the next one is tried") EMPTCP_DEFAULT("true");
 };
 
 /* What was last asked for in this direction of a subflow, by whichever step. */
@@ -39,6 +41,7 @@ static __always_inline int set_flow_prio_act(struct emptcp_ctx *ctx, const struc
 	};
 	struct set_flow_prio_wish wish = {.backup = p->backup};
 	const struct set_flow_prio_wish *last;
+	struct emptcp_room room = {};
 	struct emptcp_subflow key;
 	struct emptcp_scan scan;
 	__u32 how = BPF_NOEXIST;
@@ -65,6 +68,9 @@ static __always_inline int set_flow_prio_act(struct emptcp_ctx *ctx, const struc
 	/* One state for the verifier, else it looks at all that follows twice. */
 	how = emptcp_forget(how);
 	ret = emptcp_may_grow(ctx, pkt, sizeof(option), &scan);
+	/* The DSS always fits beside it. */
+	if (ret == -EMPTCP_REASON_NO_ROOM && p->replace)
+		ret = emptcp_may_replace(ctx, pkt, sizeof(option), 0, &scan, &room);
 	if (ret != EMPTCP_NEXT)
 		return ret;
 	/* Of two in one packet the kernel takes the last one. */
@@ -73,7 +79,7 @@ static __always_inline int set_flow_prio_act(struct emptcp_ctx *ctx, const struc
 	ret = emptcp_claim(&prio_wishes, &key, &wish, how);
 	if (ret != EMPTCP_NEXT)
 		return ret;
-	ret = emptcp_grow(ctx, pkt, option, sizeof(option));
+	ret = emptcp_grow_or_replace(ctx, pkt, option, sizeof(option), &room);
 	if (ret != EMPTCP_NEXT)
 		bpf_map_delete_elem(&prio_wishes, &key);
 	return ret;

@@ -44,6 +44,17 @@
  */
 #define EMPTCP_GROW_IP_MAX 1280
 
+/* Kinds of options that an ACK has beside those of Multipath TCP, RFC 2018 and RFC 7323. */
+#define EMPTCP_KIND_SACK 5
+#define EMPTCP_KIND_TIMESTAMPS 8
+
+/** In the scan of emptcp_may_grow(), beside enum emptcp_others: there is another option than those
+ * and what is of Multipath TCP. */
+#define EMPTCP_OTHERS_UNKNOWN (1 << 18)
+
+/* The 16 bits with data offset and flags, from the start of the TCP header. */
+#define EMPTCP_GROW_DOFF (offsetof(struct tcphdr, ack_seq) + sizeof(__be32))
+
 /** Bytes that an option of this length takes: whole words of 4. */
 static __always_inline __u32 emptcp_grow_bytes(__u32 len)
 {
@@ -86,6 +97,19 @@ static __always_inline int emptcp_grow_ext(struct emptcp_ctx *ctx, const struct 
 	return 0;
 }
 
+/* As emptcp_look_visit(), and notes what is none of what an ACK can do without (replace.h). */
+static __always_inline int emptcp_grow_look_visit(const struct tcpopt *opt, void *arg)
+{
+	__u32 kind = opt->at[0], unknown;
+	struct emptcp_scan *scan = arg;
+
+	unknown = (emptcp_is_zero(kind ^ TCPOPT_MPTCP) | emptcp_is_zero(kind ^ EMPTCP_KIND_SACK) |
+		   emptcp_is_zero(kind ^ EMPTCP_KIND_TIMESTAMPS)) ^
+		  1;
+	scan->others |= unknown * EMPTCP_OTHERS_UNKNOWN;
+	return emptcp_look_visit(opt, arg);
+}
+
 static __always_inline int emptcp_grow_visit(const struct tcpopt *opt, void *arg)
 {
 	__u32 subtype = mptcp_subtype(opt->at), acks = 0;
@@ -112,7 +136,7 @@ static __always_inline int emptcp_grow_visit(const struct tcpopt *opt, void *arg
  *
  * EMPTCP_NEXT: it may. EMPTCP_SKIP: not this packet, perhaps the next one. Minus
  * EMPTCP_REASON_NO_ROOM: there are not so many bytes left of the 40, or up to
- * EMPTCP_GROW_IP_MAX. _SIGNED: TCP-MD5 or TCP-AO. _UNSAFE: a fragment, or IPsec
+ * EMPTCP_GROW_IP_MAX (see replace.h). _SIGNED: TCP-MD5 or TCP-AO. _UNSAFE: a fragment, or IPsec
  * (RFC 4302) vouches for the header. _TRUNCATED: the headers are not there.
  */
 static __always_inline int emptcp_may_grow(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
@@ -120,7 +144,8 @@ static __always_inline int emptcp_may_grow(struct emptcp_ctx *ctx, const struct 
 {
 	struct emptcp_pkt again;
 
-	emptcp_look(ctx, pkt, scan);
+	emptcp_scan_begin(scan);
+	tcpopt_walk(ctx, pkt, TCPOPT_ANY, 2, emptcp_grow_look_visit, scan);
 	mptcp_each(ctx, pkt, &scan->options, MPTCP_OPTIONS_MAX, emptcp_grow_visit, scan);
 	if (scan->others & EMPTCP_OTHERS_SIGNED)
 		return -EMPTCP_REASON_SIGNED;
@@ -130,12 +155,12 @@ static __always_inline int emptcp_may_grow(struct emptcp_ctx *ctx, const struct 
 		return EMPTCP_SKIP;
 	if (emptcp_again(ctx, pkt, &again))
 		return -EMPTCP_REASON_TRUNCATED;
-	if (again.tcp_len + bytes > sizeof(struct tcphdr) + TCPOPT_SPACE ||
-	    again.tcp_off - again.ip_off + again.tcp_len + bytes > EMPTCP_GROW_IP_MAX)
-		return -EMPTCP_REASON_NO_ROOM;
 	if (again.version == 4 ? again.ip4->frag_off & bpf_htons(0x3fff)
 			       : !emptcp_grow_ext(ctx, &again))
 		return -EMPTCP_REASON_UNSAFE;
+	if (again.tcp_len + bytes > sizeof(struct tcphdr) + TCPOPT_SPACE ||
+	    again.tcp_off - again.ip_off + again.tcp_len + bytes > EMPTCP_GROW_IP_MAX)
+		return -EMPTCP_REASON_NO_ROOM;
 	return EMPTCP_NEXT;
 }
 
@@ -161,24 +186,28 @@ static __always_inline int emptcp_grow_ip(struct emptcp_ctx *ctx, const struct e
 }
 
 /*
- * The checksum of TCP: the length in the pseudo header, the data offset, the
- * option. Moved by whole words, the other options sum to what they did. Where the
- * checksum is still to be completed it holds the pseudo header alone, which
- * BPF_F_PSEUDO_HDR tells the helper.
+ * Ends a change of the options by diff, as bpf_csum_diff() has it, that made them longer by bytes,
+ * or shorter (modulo 2^32): data offset (doff: what was there), length in the IP header, and the
+ * checksum of TCP, which covers the length in the pseudo header, too. Where it is still
+ * to be completed it holds the pseudo header alone, which BPF_F_PSEUDO_HDR tells the helper.
  */
-static __always_inline int emptcp_grow_csum(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-					    __be16 doff, const __u8 *option, __u32 bytes)
+static __always_inline int emptcp_grow_end(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					   __be16 doff, __u32 bytes, __s64 diff)
 {
-	__u32 off = pkt->tcp_off + offsetof(struct tcphdr, check);
+	__u32 tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
+	__u32 check = tcp_off + offsetof(struct tcphdr, check);
 	__be16 after = bpf_htons(bpf_ntohs(doff) + (bytes << 10));
-	__s64 diff;
 
-	if (bpf_l4_csum_replace(ctx, off, bpf_htons(pkt->tcp_len), bpf_htons(pkt->tcp_len + bytes),
+	if (diff < 0 ||
+	    bpf_skb_store_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF, &after, sizeof(after), 0) ||
+	    emptcp_grow_ip(ctx, pkt, bytes) ||
+	    bpf_l4_csum_replace(ctx, check, bpf_htons(pkt->tcp_len),
+				bpf_htons(pkt->tcp_len + bytes),
 				BPF_F_PSEUDO_HDR | sizeof(__be16)) ||
-	    bpf_l4_csum_replace(ctx, off, doff, after, sizeof(after)))
-		return -1;
-	diff = bpf_csum_diff(NULL, 0, (__be32 *)option, bytes, 0);
-	return diff < 0 || bpf_l4_csum_replace(ctx, off, 0, diff, 0) ? -1 : 0;
+	    bpf_l4_csum_replace(ctx, check, doff, after, sizeof(after)) ||
+	    bpf_l4_csum_replace(ctx, check, 0, diff, 0))
+		return -EMPTCP_REASON_WRITE;
+	return EMPTCP_NEXT;
 }
 
 /**
@@ -192,13 +221,12 @@ static __always_inline int emptcp_grow_csum(struct emptcp_ctx *ctx, const struct
 static __always_inline int emptcp_grow(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				       const __u8 *option, __u32 bytes)
 {
-	const __u32 doff_off = offsetof(struct tcphdr, ack_seq) + sizeof(__be32);
 	__u32 tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
 	__u32 at = tcp_off + sizeof(struct tcphdr);
 	/* The others: a DSS and what is beside it. */
 	__u64 len = emptcp_forget(pkt->tcp_len - sizeof(struct tcphdr)) & 63;
 	__u8 others[TCPOPT_SPACE];
-	__be16 doff, after;
+	__be16 doff;
 
 	/*
 	 * One comparison each, and with 4, not with 0: else older verifiers do not
@@ -213,17 +241,16 @@ static __always_inline int emptcp_grow(struct emptcp_ctx *ctx, const struct empt
 	if (len > TCPOPT_SPACE - 4)
 		return -EMPTCP_REASON_NO_ROOM;
 	if (bpf_skb_load_bytes(ctx, at, others, len) ||
-	    bpf_skb_load_bytes(ctx, tcp_off + doff_off, &doff, sizeof(doff)) ||
+	    bpf_skb_load_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF, &doff, sizeof(doff)) ||
 	    bpf_skb_change_tail(ctx, ctx->len + bytes, 0))
 		return -EMPTCP_REASON_WRITE;
 	/* All of it is linear and ours from here on: nothing can fail any more. */
-	after = bpf_htons(bpf_ntohs(doff) + (bytes << 10));
 	if (bpf_skb_store_bytes(ctx, at, option, bytes, 0) ||
-	    bpf_skb_store_bytes(ctx, at + bytes, others, len, 0) ||
-	    bpf_skb_store_bytes(ctx, tcp_off + doff_off, &after, sizeof(after), 0) ||
-	    emptcp_grow_ip(ctx, pkt, bytes) || emptcp_grow_csum(ctx, pkt, doff, option, bytes))
+	    bpf_skb_store_bytes(ctx, at + bytes, others, len, 0))
 		return -EMPTCP_REASON_WRITE;
-	return EMPTCP_NEXT;
+	/* Moved by whole words, the others sum to what they did. */
+	return emptcp_grow_end(ctx, pkt, doff, bytes,
+			       bpf_csum_diff(NULL, 0, (__be32 *)option, bytes, 0));
 }
 
 #endif /* __EMPTCP_GROW_H__ */

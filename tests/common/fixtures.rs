@@ -94,6 +94,8 @@ pub struct Entry {
     pub expected: Vec<u8>,
     /// Mark after (tc).
     pub expected_mark: u32,
+    /// Reason that is counted although the packet was treated.
+    pub counts: Option<String>,
     /// What comes out stays as it is when it runs through the step again.
     pub twice: bool,
     /// Description of the frame after, to compare with what tshark finds in it.
@@ -221,6 +223,9 @@ struct Expect {
     out: Option<Map<String, Value>>,
     #[serde(default)]
     mark: Option<u32>,
+    /// A reason that is counted although the packet was treated.
+    #[serde(default)]
+    counts: Option<String>,
 }
 
 fn yes() -> bool {
@@ -440,6 +445,7 @@ impl Case {
             verdict: self.expect.verdict,
             expected: after.bytes,
             expected_mark: self.expect.mark.unwrap_or(self.mark),
+            counts: self.expect.counts.clone(),
             twice: self.twice,
             output,
         })

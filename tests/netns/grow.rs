@@ -23,12 +23,12 @@ use super::rig::Tc;
 use super::rig::wait_for;
 
 const PORT: u16 = 5001;
-const LIMIT: Duration = Duration::from_secs(15);
+pub(super) const LIMIT: Duration = Duration::from_secs(15);
 /// Bytes of a transfer.
-const SIZE: usize = 1 << 20;
+pub(super) const SIZE: usize = 1 << 20;
 
 /// A connection with two subflows, one on each link; `near` is the client.
-struct Connection {
+pub(super) struct Connection {
     near: TcpStream,
     far: TcpStream,
     /// Differs from transfer to transfer.
@@ -36,17 +36,17 @@ struct Connection {
 }
 
 /// Two ends, and a policy at the client.
-struct Ends(Rig);
+pub(super) struct Ends(pub(super) Rig);
 
 /// Who sends the data; the other one's ACKs are pure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sender {
+pub(super) enum Sender {
     Near,
     Far,
 }
 
 impl Sender {
-    fn other(self) -> Self {
+    pub(super) fn other(self) -> Self {
         match self {
             Sender::Near => Sender::Far,
             Sender::Far => Sender::Near,
@@ -55,7 +55,7 @@ impl Sender {
 }
 
 impl Ends {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let rig = Rig::new(2, Tc::Tcx);
         for netns in [&rig.near, &rig.far] {
             netns.sh(
@@ -66,7 +66,7 @@ impl Ends {
         Self(rig)
     }
 
-    fn netns(&self, end: Sender) -> &Netns {
+    pub(super) fn netns(&self, end: Sender) -> &Netns {
         match end {
             Sender::Near => &self.0.near,
             Sender::Far => &self.0.far,
@@ -81,7 +81,7 @@ impl Ends {
         }
     }
 
-    fn connect(&self, v6: bool) -> Connection {
+    pub(super) fn connect(&self, v6: bool) -> Connection {
         let address = |link| match v6 {
             true => format!("fd77:{link}::1"),
             false => format!("10.77.{link}.1"),
@@ -124,12 +124,12 @@ impl Ends {
         words.skip(8).map(|w| w.parse().unwrap()).next().unwrap()
     }
 
-    fn apply(&self, chains: &[Value]) {
+    pub(super) fn apply(&self, chains: &[Value]) {
         self.0.apply(&json!(chains)).ok();
     }
 
     /// How many packets a step of this name treated, and how many it refused.
-    fn treated(&self, module: &str) -> (u64, u64) {
+    pub(super) fn treated(&self, module: &str) -> (u64, u64) {
         let status = self.0.status();
         let chains = status["chains"].as_array().unwrap();
         let steps = chains.iter().flat_map(|c| c["steps"].as_array().unwrap());
@@ -143,7 +143,7 @@ impl Ends {
     }
 
     /// What no edit may cause, at both ends.
-    fn errors(&self) -> Vec<u64> {
+    pub(super) fn errors(&self) -> Vec<u64> {
         let names = [
             "TcpInCsumErrors",
             "TcpInErrs",
@@ -165,7 +165,7 @@ impl Ends {
 
 impl Connection {
     /// Sends so many bytes one way, and compares what arrives.
-    fn send(&mut self, sender: Sender, size: usize) {
+    pub(super) fn send(&mut self, sender: Sender, size: usize) {
         let mut state = self.seed;
         self.seed += 1;
         let bytes: Vec<u8> = (0..size)
@@ -188,22 +188,27 @@ impl Connection {
         assert!(got == bytes, "{sender:?}: not what was sent");
     }
 
-    fn fell_back(&self) -> bool {
+    pub(super) fn fell_back(&self) -> bool {
         raw::mptcp_fell_back(&self.near)
     }
 }
 
-fn chain(name: &str, hook: &str, interfaces: &[&str], act: &Value) -> Value {
+pub(super) fn chain(name: &str, hook: &str, interfaces: &[&str], act: &Value) -> Value {
     json!({ "name": name, "hook": hook, "interfaces": interfaces, "select": { "mptcp": {} },
         "act": [act] })
 }
 
 /// Every way on which an option is injected: checksum offload, family, five connections each.
-fn runs(ends: &Ends, mut run: impl FnMut(&str, bool)) {
+fn runs(ends: &Ends, run: impl FnMut(&str, bool)) {
+    runs_of(ends, 5, run);
+}
+
+/// The same, so many connections each.
+pub(super) fn runs_of(ends: &Ends, connections: usize, mut run: impl FnMut(&str, bool)) {
     for offload in ["on", "off"] {
         ends.offload(offload);
         for v6 in [false, true] {
-            for n in 0..5 {
+            for n in 0..connections {
                 run(&format!("tx {offload}, IPv6 {v6}, run {n}"), v6);
             }
         }

@@ -28,6 +28,7 @@ mod raw;
 mod record;
 mod redirect;
 mod refusals;
+mod replace;
 mod replay;
 mod rig;
 mod rows;
