@@ -52,7 +52,7 @@ want_lab() {
 want_test() {
 	want_lab
 	tool tshark tshark
-	tool bpftool bpftool
+	want_bpftool=1
 	want_format=1
 	want_rust_lint=1
 }
@@ -244,9 +244,31 @@ setup_rust_lint() {
 	rust_lints || note "no clippy or rustfmt for this Rust: the checks which need them will be left out"
 }
 
+# Ubuntu before 24.10 has no package of this name: there /usr/sbin/bpftool is a script that
+# looks for the one of the running kernel, which in a container may be no kernel of Ubuntu;
+# one of another version does as well.
+setup_bpftool() {
+	local path=$PATH:/usr/local/sbin:/usr/sbin real
+	PATH=$path bpftool version >/dev/null 2>&1 && return
+	update
+	if [ -n "$(candidate bpftool)" ]; then
+		install bpftool
+	elif [ -n "$(candidate "linux-tools-$(uname -r)")" ]; then
+		install linux-tools-common "linux-tools-$(uname -r)"
+	elif [ -n "$(candidate linux-tools-generic)" ]; then
+		install linux-tools-common linux-tools-generic
+		real=$(find /usr/lib/linux-tools -name bpftool | sort -V | tail -n1)
+		[ -z "$real" ] || as_root ln -sfn "$real" /usr/local/sbin/bpftool
+	fi
+	hash -r
+	PATH=$path bpftool version >/dev/null 2>&1 ||
+		note "no bpftool that runs on $(uname -r): tests that read maps with it will fail.
+Cure: install the tools of this kernel, so that \`bpftool version\` works"
+}
+
 # -----------------------------------------------------------------------------
 
-want_clang='' want_rust='' want_format='' want_rust_lint='' want_static=''
+want_clang='' want_rust='' want_format='' want_rust_lint='' want_static='' want_bpftool=''
 [ $# -gt 0 ] || set -- build
 for part; do
 	case $part in
@@ -275,6 +297,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 	install "${missing[@]}"
 fi
 [ -z "$want_clang" ] || setup_clang
+[ -z "$want_bpftool" ] || setup_bpftool
 [ -z "$want_format" ] || setup_format
 [ -z "$want_rust" ] || setup_rust
 [ -z "$want_rust_lint" ] || setup_rust_lint
