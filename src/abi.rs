@@ -81,7 +81,7 @@ pub(crate) const STEP_TIMED: u32 = emptcp_step_flags::EMPTCP_STEP_TIMED.0;
 pub(crate) const STEP_LEAVES_VALUE: u32 = emptcp_step_flags::EMPTCP_STEP_LEAVES_VALUE.0;
 /// Tables from which the actors of a chain can take values (`EMPTCP_VALUE_SLOTS`).
 pub(crate) const VALUE_SLOTS: usize =
-    (size_of::<ChainWords>() - offset_of!(ChainWords, values)) / size_of::<u64>();
+    (offset_of!(ChainWords, entries) - offset_of!(ChainWords, values)) / size_of::<u64>();
 /// Parameters of a step that can come from tables (`EMPTCP_FROM_TABLE_MAX`).
 pub(crate) const MOST_FROM_TABLE: usize =
     (offset_of!(Links, pad) - offset_of!(Links, from_table)) / size_of::<FromTable>();

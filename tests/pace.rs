@@ -96,6 +96,22 @@ fn root_packets_leave_at_the_rate() {
     assert_eq!(paced.reasons(), []);
 }
 
+/// Subflows of one entry share its rate, those of another one have their own.
+#[test]
+fn root_packets_leave_at_the_rate_of_their_entry() {
+    let tables = json!({ "rates": { "type": "port", "value": "rate",
+        "elements": { "80": RATE, "81": RATE } } });
+    let select = json!({ "dport": { "table": "rates" } });
+    let params = json!({ "rate": { "table": "rates" }, "per": "entry" });
+    let paced = Paced::with(&tables, &select, &params);
+    let from = |sport: u16, dport: u16| json!({ "tcp": { "sport": sport, "dport": dport } });
+    let first = paced.sends(&from(1, 80), 0, 8000).unwrap();
+    let second = paced.sends(&from(2, 80), 0, 8000).unwrap();
+    let other = paced.sends(&from(1, 81), 0, 8000).unwrap();
+    assert_eq!(second - first, takes(8000, RATE));
+    assert!(other < second, "{other} {second}");
+}
+
 #[test]
 fn root_no_packet_leaves_earlier_than_tcp_wants() {
     let paced = Paced::new(&json!({}));

@@ -186,6 +186,64 @@ fn root_police_by_rates_of_a_table() {
     }
 }
 
+/// Packets of one entry share its bucket, whatever their subflows; those of another one do not. Prefixes
+/// of several lengths: the one that matched counts.
+#[test]
+fn root_police_by_entries_of_a_table() {
+    let tables = json!({ "rates": { "type": "prefix", "value": "rate",
+        "elements": { "10.0.0.0/8": "8kbit", "10.1.0.0/16": "8kbit" } } });
+    let params = json!({ "rate": { "table": "rates" }, "burst": 5000, "per": "entry" });
+    let chain = json!({ "name": "tested", "select": { "src": { "table": "rates" } },
+        "act": [{ "police": params }] });
+    let from = |src: &str, sport: u16| {
+        let text = json!({ "ip": { "src": src }, "tcp": { "sport": sport }, "payload": 946 });
+        let packet: Packet = serde_json::from_value(text).unwrap();
+        packet.build(Family::Ip4).unwrap().bytes
+    };
+    let registry = Registry::builtin().unwrap();
+    for hook in Hook::ALL {
+        let options = Options::default();
+        let chains = std::slice::from_ref(&chain);
+        let loaded = Loaded::with_tables(&registry, hook, chains, &tables, options).unwrap();
+        let passed = |src, sport, packets| {
+            let before = counted(&loaded).0;
+            loaded
+                .instance
+                .run(&from(src, sport), None, packets)
+                .unwrap();
+            counted(&loaded).0 - before
+        };
+        assert_eq!(passed("10.0.0.1", 1, 3), 3, "{hook}");
+        assert_eq!(
+            passed("10.0.9.9", 2, 50),
+            2,
+            "{hook}: the rest of the bucket"
+        );
+        assert_eq!(passed("10.1.0.1", 1, 50), 5, "{hook}: a bucket of its own");
+        assert_eq!(passed("10.0.0.1", 3, 50), 0, "{hook}: empty");
+        assert_eq!(passed("10.1.9.9", 4, 50), 0, "{hook}: empty");
+    }
+}
+
+/// A bucket for each destination address.
+#[test]
+fn root_police_by_destinations() {
+    for hook in Hook::ALL {
+        let params = json!({ "rate": "8kbit", "burst": 5000, "per": "dst" });
+        let loaded = load(hook, &params, &json!({}));
+        let to = |dst: &str, sport: u16| {
+            let text = json!({ "ip": { "dst": dst }, "tcp": { "sport": sport }, "payload": 946 });
+            let packet: Packet = serde_json::from_value(text).unwrap();
+            let bytes = packet.build(Family::Ip4).unwrap().bytes;
+            loaded.instance.run(&bytes, None, 50).unwrap();
+            counted(&loaded).0
+        };
+        assert_eq!(to("b", 1), 5, "{hook}");
+        assert_eq!(to("b", 2), 5, "{hook}: another subflow");
+        assert_eq!(to("c", 1), 10, "{hook}: another destination");
+    }
+}
+
 /// What is dropped takes no tokens, and a full bucket does not grow.
 #[test]
 fn root_police_lets_no_more_than_the_burst_pass_after_a_pause() {

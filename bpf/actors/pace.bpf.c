@@ -20,6 +20,8 @@ enum pace_per {
 	PACE_PER_DST,
 	/* All packets that come to the step. */
 	PACE_PER_CHAIN,
+	/* All packets to which the same entry of a table gives the rate. */
+	PACE_PER_ENTRY,
 };
 
 /** What becomes of a packet that would have to wait for longer than the horizon. */
@@ -36,8 +38,8 @@ struct pace_params {
 		EMPTCP_DEFAULT("2s") EMPTCP_MIN("1ms") EMPTCP_MAX("10s");
 	enum pace_per
 		per EMPTCP_DOC("subflow, dst: each subflow or destination address has the rate "
-			       "for itself; chain: all its packets share it")
-			EMPTCP_DEFAULT("subflow");
+			       "for itself; chain: all its packets share it; entry: each entry of "
+			       "the table that it comes from") EMPTCP_DEFAULT("subflow");
 	enum pace_beyond beyond EMPTCP_DOC("What would wait for longer is dropped, or leaves at "
 					   "the horizon; counted as horizon")
 		EMPTCP_DEFAULT("drop");
@@ -45,6 +47,8 @@ struct pace_params {
 
 struct pace_key {
 	struct emptcp_subflow subflow;
+	/* emptcp_entry(). */
+	__u64 pad_entry;
 	/* Number of the step: each has its own rate. */
 	emptcp_step_id step;
 	__u32 pad;
@@ -62,8 +66,8 @@ struct {
 	__uint(max_entries, 65536);
 } departures SEC(".maps") EMPTCP_KEPT;
 
-static __always_inline struct pace_value *pace_state(const struct emptcp_pkt *pkt,
-						     const struct pace_params *p)
+static __always_inline struct pace_value *
+pace_state(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct pace_params *p)
 {
 	struct pace_value *value, first = {};
 	struct pace_key key = {
@@ -75,6 +79,8 @@ static __always_inline struct pace_value *pace_state(const struct emptcp_pkt *pk
 		emptcp_subflow_of(pkt, &key.subflow);
 	else if (p->per == PACE_PER_DST)
 		emptcp_daddr(pkt, &key.subflow.dst);
+	else if (p->per == PACE_PER_ENTRY)
+		key.pad_entry = emptcp_entry(ctx, pkt->links, offsetof(struct pace_params, rate));
 	value = bpf_map_lookup_elem(&departures, &key);
 	if (value)
 		return value;
@@ -90,7 +96,7 @@ static __always_inline int pace_act(struct emptcp_ctx *ctx, const struct emptcp_
 
 	if (!p->rate)
 		return EMPTCP_SKIP;
-	value = pace_state(pkt, p);
+	value = pace_state(ctx, pkt, p);
 	if (!value)
 		return -EMPTCP_REASON_MAP_FULL;
 	/* What fq would never take is no departure time, but one of arrival, by another clock. */

@@ -7,6 +7,10 @@
 enum police_per {
 	POLICE_PER_CHAIN,
 	POLICE_PER_SUBFLOW,
+	/* All subflows to one destination address. */
+	POLICE_PER_DST,
+	/* All packets to which the same entry of a table gives the rate. */
+	POLICE_PER_ENTRY,
 };
 
 enum police_exceed {
@@ -20,9 +24,11 @@ struct police_params {
 	emptcp_bytes burst EMPTCP_DOC("What may pass at once after a pause; 0: what the rate "
 				      "carries in 250 ms, 128 KiB at least") EMPTCP_DEFAULT("0")
 		EMPTCP_MAX("1GiB");
-	enum police_per per EMPTCP_DOC("chain: all its packets share the rate; subflow: each "
-				       "direction of each subflow has it for itself")
-		EMPTCP_DEFAULT("chain");
+	enum police_per
+		per EMPTCP_DOC("chain: all its packets share the rate; subflow, dst: each "
+			       "direction of each subflow, or each destination address has "
+			       "it for itself; entry: each entry of the table that it comes "
+			       "from") EMPTCP_DEFAULT("chain");
 	enum police_exceed
 		exceed EMPTCP_DOC("drop: packets beyond rate and burst are dropped; ce: of "
 				  "those whose ends understand ECN, one more burst "
@@ -31,6 +37,8 @@ struct police_params {
 
 struct police_key {
 	struct emptcp_subflow subflow;
+	/* emptcp_entry(). */
+	__u64 pad_entry;
 	emptcp_step_id step;
 	__u32 pad;
 };
@@ -122,6 +130,10 @@ static __always_inline int police_act(struct emptcp_ctx *ctx, const struct emptc
 
 	if (p->per == POLICE_PER_SUBFLOW)
 		emptcp_subflow_of(pkt, &key.subflow);
+	else if (p->per == POLICE_PER_DST)
+		emptcp_daddr(pkt, &key.subflow.dst);
+	else if (p->per == POLICE_PER_ENTRY)
+		key.pad_entry = emptcp_entry(ctx, pkt->links, offsetof(struct police_params, rate));
 	bucket = bpf_map_lookup_elem(&police_buckets, &key);
 	if (!bucket) {
 		first.pad_start = emptcp_now() << POLICE_UNIT_BITS;
@@ -140,9 +152,9 @@ static __always_inline int police_act(struct emptcp_ctx *ctx, const struct emptc
 	if (burst > 1 << 30)
 		burst = 1 << 30;
 	if (rate)
-		taken = police_take(bucket, emptcp_wire_len(ctx, pkt, emptcp_segments(ctx, pkt)), rate, burst,
-				    p->exceed == POLICE_EXCEED_CE &&
-					    emptcp_ecn(pkt) != EMPTCP_ECN_NOT_ECT);
+		taken = police_take(
+			bucket, emptcp_wire_len(ctx, pkt, emptcp_segments(ctx, pkt)), rate, burst,
+			p->exceed == POLICE_EXCEED_CE && emptcp_ecn(pkt) != EMPTCP_ECN_NOT_ECT);
 	if (taken == POLICE_WITHIN)
 		return EMPTCP_SKIP;
 	__sync_fetch_and_add(&bucket->exceeded, 1);

@@ -287,6 +287,8 @@ struct emptcp_chain_words {
 	__u32 words[EMPTCP_WORD_MAX];
 	/** Bytes of values of tables, by slot; see EMPTCP_WORD_FOUND. */
 	__u64 values[EMPTCP_VALUE_SLOTS];
+	/** Where in the kernel the entries lie that had them: tells entries apart. */
+	__u64 entries[EMPTCP_VALUE_SLOTS];
 };
 
 /** The two generation numbers, changed by single 8-byte stores. */

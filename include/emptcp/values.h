@@ -26,6 +26,8 @@ static __always_inline void emptcp_leave_value(struct emptcp_ctx *ctx,
 	if (!chain)
 		return;
 	chain->values[links->slot & (EMPTCP_VALUE_SLOTS - 1)] = *(const __u64 *)value;
+	/* A number for all who read it: CAP_PERFMON lets it be one to the verifier. */
+	chain->entries[links->slot & (EMPTCP_VALUE_SLOTS - 1)] = (unsigned long)value;
 	/* What an earlier chain found is void. */
 	if ((found & 0xffff) != links->chain)
 		found = links->chain;
@@ -78,6 +80,36 @@ static __always_inline const void *emptcp_params(struct emptcp_ctx *ctx,
 	/* The actor reads them as members of other types. */
 	asm volatile("" : : : "memory");
 	return own;
+}
+
+/**
+ * The entry of a table that gave an actor's parameter for this packet, as a number that tells
+ * entries apart as long as they are not written anew (its address: a longest prefix that
+ * matched is not told otherwise). offset: of the parameter in the structure. 0 where it comes from
+ * no table, or from its default.
+ */
+static __always_inline __u64 emptcp_entry(struct emptcp_ctx *ctx, const struct emptcp_links *links,
+					  const __u32 offset)
+{
+	const struct emptcp_chain_words *chain;
+	__u32 found;
+
+	if (!links->from_tables)
+		return 0;
+	chain = emptcp_chain_words();
+	found = ctx_word(ctx, EMPTCP_WORD_FOUND);
+	if (!chain || (found & 0xffff) != links->chain)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < EMPTCP_FROM_TABLE_MAX; i++) {
+		const struct emptcp_from_table *from = &links->from_table[i];
+
+		if (i >= links->from_tables)
+			break;
+		if (from->offset == offset && found & EMPTCP_FOUND_BIT(from->slot))
+			return chain->entries[from->slot & (EMPTCP_VALUE_SLOTS - 1)];
+	}
+	return 0;
 }
 
 #endif /* __EMPTCP_VALUES_H__ */
