@@ -463,24 +463,25 @@ fn root_three_capabilities_are_enough_for_every_row() {
 #[test]
 fn inject_has_no_option_that_is_not_an_outsiders() {
     let registry = Registry::builtin().unwrap();
-    let compile = |option: &str| {
-        let act = json!([{ "inject": { "option": option } }]);
+    let with = |params: Value| {
+        let act = json!([{ "inject": params }]);
         let chains = [json!({ "name": "c", "act": act })];
         kernel::compile(&registry, Hook::TcEgress, &chains).map(|_| ())
     };
-    for option in [
-        "mp_capable",
-        "mp_join",
-        "dss",
-        "add_addr",
-        "mp_fail",
-        "mp_fastclose",
-        "mp_tcprst",
-    ] {
+    let compile = |option: &str| with(json!({ "option": option }));
+    for option in ["mp_capable", "mp_join", "dss", "add_addr", "mp_tcprst"] {
         let error = compile(option).unwrap_err();
         assert!(error.contains("expected \"remove_addr\""), "{error}");
     }
     assert_eq!(compile("remove_addr"), Ok(()));
+    assert_eq!(compile("mp_fail"), Ok(()));
+    let error = compile("mp_fastclose").unwrap_err();
+    assert!(
+        error.contains("\"number\" is missing: option \"mp_fastclose\" needs it"),
+        "{error}"
+    );
+    let known = json!({ "option": "mp_fastclose", "number": "0x1122334455667788" });
+    assert_eq!(with(known), Ok(()));
 }
 
 /// The headers that make packets grow, by a module that knows nothing else and remembers nothing;

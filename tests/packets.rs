@@ -682,7 +682,7 @@ const NOT_AS_TSHARK: [&str; 5] = [
 ];
 
 /// Reasons for which an actor refuses to edit.
-const REFUSED: [&str; 4] = ["signed", "unsafe", "no_room", "no_value"];
+const REFUSED: [&str; 5] = ["signed", "unsafe", "no_room", "no_value", "bad_csum"];
 
 /// Actors that treat every packet of TCP.
 const TREAT_ALL: [&str; 4] = ["accept", "drop", "record", "set_mark"];

@@ -5,14 +5,15 @@
 #include <emptcp/replace.h>
 
 /*
- * Subtypes that an outsider may send. Not among them: what opens or carries a
- * connection (MP_CAPABLE, MP_JOIN, DSS), what needs a key or a HMAC (ADD_ADDR,
- * MP_FASTCLOSE), what only a RST carries (MP_TCPRST), and MP_FAIL, which stalls a
- * connection that has one subflow (Linux 6.18).
+ * Subtypes that an outsider may send; MP_FASTCLOSE, who knows the key. Not among them: what
+ * opens or carries a connection (MP_CAPABLE, MP_JOIN, DSS), what needs a HMAC (ADD_ADDR), and
+ * what only a RST carries (MP_TCPRST).
  */
 enum inject_option {
 	INJECT_REMOVE_ADDR = MPTCP_REMOVE_ADDR,
 	INJECT_MP_PRIO = MPTCP_MP_PRIO,
+	INJECT_MP_FAIL = MPTCP_MP_FAIL,
+	INJECT_MP_FASTCLOSE = MPTCP_MP_FASTCLOSE,
 	/* Not assigned. */
 	INJECT_SUBTYPE_9 = 9,
 	INJECT_SUBTYPE_10 = 10,
@@ -34,6 +35,9 @@ struct inject_params {
 	addr_ids EMPTCP_DOC("Of remove_addr: ids of the addresses");
 	EMPTCP_LIST(__u8, INJECT_DATA)
 	data EMPTCP_DOC("Of mp_experimental and subtypes without a name: bytes behind the third");
+	__u64 number EMPTCP_DOC("Of mp_fastclose: key of the end that receives it, and closes; of "
+				"mp_fail: data sequence number")
+		EMPTCP_REQUIRED_IF(option, mp_fastclose);
 	__u8 flags EMPTCP_DOC("Of mp_experimental and subtypes without a name: the four bits "
 			      "beside the subtype") EMPTCP_MAX("15");
 	emptcp_bool backup EMPTCP_DOC("Of mp_prio: B, backup") EMPTCP_DEFAULT("false");
@@ -88,6 +92,14 @@ static __always_inline __u32 inject_write(const struct inject_params *p, union i
 			if (i < p->addr_ids.count)
 				to->at[TCPOLEN_MPTCP_MIN + i] = p->addr_ids.items[i];
 		len += p->addr_ids.count;
+		break;
+	case INJECT_MP_FAIL:
+	case INJECT_MP_FASTCLOSE:
+		/* RFC 8684, 3.5 and 3.7: 12 bits reserved, a number of 64 bits. */
+		to->at[TCPOLEN_MPTCP_MIN] = 0;
+		to->words[1] = bpf_htonl(p->number >> 32);
+		to->words[2] = bpf_htonl(p->number);
+		len = 12;
 		break;
 	case INJECT_MP_PRIO:
 		flags = p->backup ? MPTCP_BACKUP : 0;
@@ -188,4 +200,4 @@ static __always_inline int inject_act(struct emptcp_ctx *ctx, const struct emptc
 }
 
 EMPTCP_ACTOR(inject, EMPTCP_HOOKS_TC, "5.10", EMPTCP_EDITS,
-	     "Adds an option of Multipath TCP to an ACK: one that no key or HMAC vouches for");
+	     "Adds an option of Multipath TCP to an ACK: one that no HMAC vouches for");

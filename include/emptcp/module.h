@@ -76,6 +76,9 @@
 #define EMPTCP_MIN(text) EMPTCP_TAG("min:" text)
 #define EMPTCP_MAX(text) EMPTCP_TAG("max:" text)
 
+/** Must be given where the parameter other, an enum, is given as this value. */
+#define EMPTCP_REQUIRED_IF(other, value) EMPTCP_TAG("required-if:" #other "=" #value)
+
 /** A module with the flag EMPTCP_EDITS edits only where this parameter is not zero: of an enum, not
  * the value 0. */
 #define EMPTCP_EDITS_IF EMPTCP_TAG("edits-if")

@@ -171,6 +171,10 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
             min: member_tags.get("min").cloned(),
             max: member_tags.get("max").cloned(),
             lookup: false,
+            required_if: member_tags
+                .get("required-if")
+                .and_then(|tag| tag.split_once('='))
+                .map(|(other, value)| (other.to_owned(), value.to_owned())),
             edits_if: member_tags.contains_key("edits-if"),
             name: member_name,
         });
@@ -386,6 +390,7 @@ fn table_params(
             min: None,
             max: None,
             lookup: own.contains_key("lookup"),
+            required_if: None,
             edits_if: false,
             name,
         });

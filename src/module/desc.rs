@@ -163,6 +163,8 @@ pub struct Param {
     /// The table that a selector looks up (`EMPTCP_LOOKUP`): stands in the place of the
     /// parameters that are required, and its values go to the actors behind.
     pub lookup: bool,
+    /// Must be given where another parameter has this value (`EMPTCP_REQUIRED_IF`).
+    pub required_if: Option<(String, String)>,
     /// A module that edits does so only where this parameter is not zero (`EMPTCP_EDITS_IF`).
     pub edits_if: bool,
 }

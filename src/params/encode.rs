@@ -89,6 +89,14 @@ pub fn encode(
                 let message = format!("the parameter {:?} is missing{instead}", param.name);
                 Err(vec![Diagnostic::new(&params.at, message)])
             }
+            (None, _) if is_called_for(param, params) => {
+                let (other, value) = param.required_if.clone().unwrap_or_default();
+                let message = format!(
+                    "the parameter {:?} is missing: {other} {value:?} needs it",
+                    param.name
+                );
+                Err(vec![Diagnostic::new(&params.at, message)])
+            }
             (None, Some(default)) => encoder.param(param, &scalar::literal(default, &params.at)),
             (None, None) => Ok(()),
         };
@@ -100,6 +108,12 @@ pub fn encode(
         errors.sort();
         Err(errors)
     }
+}
+
+/// Whether another parameter is given as the value with which this one must be given, too.
+fn is_called_for(param: &Param, params: &Json) -> bool {
+    let by = param.required_if.as_ref();
+    by.is_some_and(|(other, value)| params.get(other).and_then(Json::as_str) == Some(value))
 }
 
 struct Encoder<'a> {

@@ -62,6 +62,7 @@ impl Module {
             min: None,
             max: None,
             lookup: false,
+            required_if: None,
             edits_if: false,
         });
         self

@@ -7,6 +7,7 @@ mod answers;
 mod capture;
 mod cgroups;
 mod chains;
+mod close;
 mod doctor;
 mod edits;
 mod exchange;
