@@ -64,7 +64,8 @@ enum emptcp_reason {
 	EMPTCP_REASON_BAD_CSUM,
 	/** A copy of the packet could not be sent. */
 	EMPTCP_REASON_CLONE,
-	/** Not a failure: an ACK without room gave up SACK blocks, or its DSS, for what was added. */
+	/** Not a failure: an ACK without room gave up SACK blocks, or its DSS, for what was added.
+	 */
 	EMPTCP_REASON_REPLACED,
 	EMPTCP_REASON_MAX,
 };
