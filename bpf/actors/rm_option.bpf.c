@@ -52,44 +52,70 @@ struct rm_option_params {
 	(RM_OPTION_BIT(REMOVE_ADDR) | RM_OPTION_BIT(MP_PRIO) | RM_OPTION_BIT(MP_TCPRST) | \
 	 RM_OPTION_BIT(MP_EXPERIMENTAL))
 
+/* Beside the names: a DSS that stays has a data ACK; an option of no name. */
+#define RM_OPTION_DATA_ACK 56
+#define RM_OPTION_NAMELESS 63
+/* TCP-MD5 and TCP-AO, by their kinds: nobody can name them. */
+#define RM_OPTION_SIGNED (1ULL << TCPOPT_MD5SIG | 1ULL << TCPOPT_AO)
+
 struct rm_option_scan {
-	struct emptcp_scan common;
-	/* Names of options that are there. */
+	/* Names of options that are there, whether they are to go or not. */
 	__u64 found;
+	/* Bytes of those that are. */
+	__u64 wanted;
 	__u64 named;
 };
 
-static __always_inline int rm_option_look(const struct tcpopt *opt, void *arg)
-{
-	struct rm_option_scan *scan = arg;
-	__u32 kind = opt->at[0];
-	__u64 wanted;
-
-	wanted = (scan->named & ~RM_OPTION_MPTCP_BITS) >> (kind & 63) & emptcp_is_zero(kind >> 6);
-	scan->found |= wanted << (kind & 63);
-	scan->common.wanted |= emptcp_span(opt->off, opt->len) & -wanted;
-	return emptcp_look_visit(opt, &scan->common);
-}
-
 static __always_inline int rm_option_visit(const struct tcpopt *opt, void *arg)
 {
-	__u32 name = RM_OPTION_MPTCP + mptcp_subtype(opt->at);
 	struct rm_option_scan *scan = arg;
-	__u64 wanted = scan->named >> name & 1;
+	__u32 name = opt->at[0];
+	__u64 wanted;
 
-	scan->found |= wanted << name;
-	emptcp_scan_option(&scan->common, opt, wanted);
+	if (name == TCPOPT_MPTCP && tcpopt_has(opt, TCPOLEN_MPTCP_MIN)) {
+		name = RM_OPTION_MPTCP + mptcp_subtype(opt->at);
+		/* What stands beside an ADD_ADDR that goes. */
+		if (scan->named & RM_OPTION_BIT(ADD_ADDR) && name == RM_OPTION_DSS &&
+		    tcpopt_has(opt, TCPOLEN_MPTCP_DSS_BASE))
+			scan->found |= (__u64)(opt->at[3] & MPTCP_DSS_HAS_ACK)
+				       << RM_OPTION_DATA_ACK;
+	} else if (name >= RM_OPTION_MPTCP) {
+		name = RM_OPTION_NAMELESS;
+	}
+	/* On some ways the verifier knows it, and would know the bit in what is found from then on.
+	 */
+	name = emptcp_forget(name) & 63;
+	wanted = scan->named >> name & 1;
+	scan->found |= 1ULL << name;
+	scan->wanted |= emptcp_span(opt->off, opt->len) & -wanted;
 	return TCPOPT_GO_ON;
 }
 
-/* Names of options that this packet can do without. */
-static __always_inline __u64 rm_option_safe(const struct tcphdr *tcp, __u32 others)
+/* Of the MPTCP options that stay, as emptcp_scan.others. */
+static __always_inline __u32 rm_option_others(const struct rm_option_scan *scan)
+{
+	__u64 stay = scan->found & ~scan->named;
+	__u32 others = stay >> RM_OPTION_MPTCP & EMPTCP_OTHERS_MPTCP;
+
+	if (stay & RM_OPTION_BIT(DSS) && scan->found >> RM_OPTION_DATA_ACK & 1)
+		others |= EMPTCP_OTHERS_DATA_ACK;
+	return others;
+}
+
+/* Bits of byte 13 of the TCP header (RFC 9293, 3.1). */
+#define RM_OPTION_FLAGS_BYTE 13
+#define RM_OPTION_FLAG_SYN 0x02
+#define RM_OPTION_FLAG_RST 0x04
+#define RM_OPTION_FLAG_ACK 0x10
+
+/* Names of options that a packet with these flags can do without. */
+static __always_inline __u64 rm_option_safe(__u8 flags, __u32 others)
 {
 	__u64 safe = RM_OPTION_IN_OTHERS;
 
-	if (tcp->syn)
-		return tcp->ack ? RM_OPTION_IN_SYNACK : RM_OPTION_IN_SYN;
-	if (tcp->rst)
+	if (flags & RM_OPTION_FLAG_SYN)
+		return flags & RM_OPTION_FLAG_ACK ? RM_OPTION_IN_SYNACK : RM_OPTION_IN_SYN;
+	if (flags & RM_OPTION_FLAG_RST)
 		return safe | RM_OPTION_BIT(TIMESTAMPS) | RM_OPTION_BIT(MP_TCPRST);
 	if (others & EMPTCP_OTHERS_MPTCP)
 		safe |= RM_OPTION_NOT_LAST;
@@ -102,25 +128,22 @@ static __always_inline int rm_option_act(struct emptcp_ctx *ctx, const struct em
 					 const struct rm_option_params *p)
 {
 	struct rm_option_scan scan = {.named = p->options.bits};
+	/* Read before the walk: afterwards the pointer would have to be found again. */
+	__u8 flags = ((const __u8 *)pkt->tcp)[RM_OPTION_FLAGS_BYTE];
 	struct emptcp_edit edit = {};
-	struct emptcp_pkt again;
 
-	emptcp_scan_begin(&scan.common);
+	/* Of which the verifier must not know that it is nothing: so that the rounds join. */
 	scan.found = emptcp_forget(0);
-	tcpopt_walk(ctx, pkt, TCPOPT_ANY, 2, rm_option_look, &scan);
-	if (p->options.bits & RM_OPTION_MPTCP_BITS)
-		mptcp_each(ctx, pkt, &scan.common.options, MPTCP_OPTIONS_MAX, rm_option_visit,
-			   &scan);
-	if (!scan.common.wanted)
+	scan.wanted = emptcp_forget(0);
+	tcpopt_walk(ctx, pkt, TCPOPT_ANY, 2, rm_option_visit, &scan);
+	if (!scan.wanted)
 		return EMPTCP_SKIP;
-	if (scan.common.others & EMPTCP_OTHERS_SIGNED)
+	if (scan.found & RM_OPTION_SIGNED)
 		return -EMPTCP_REASON_SIGNED;
-	if (!p->force) {
-		if (emptcp_again(ctx, pkt, &again) ||
-		    (scan.found & ~rm_option_safe(again.tcp, scan.common.others)))
-			return -EMPTCP_REASON_UNSAFE;
-	}
-	emptcp_blank(ctx, pkt, scan.common.wanted, &edit);
+	if (!p->force &&
+	    (scan.found & scan.named & ~rm_option_safe(flags, rm_option_others(&scan))))
+		return -EMPTCP_REASON_UNSAFE;
+	emptcp_blank(ctx, pkt, scan.wanted, &edit);
 	return emptcp_edit_end(ctx, pkt, &edit);
 }
 

@@ -168,7 +168,8 @@ static __always_inline void emptcp_put(struct emptcp_ctx *ctx, const struct empt
 
 	/* Past timestamps and a data ACK, and what else SYNs have first. */
 	skip = emptcp_is_zero(bytes & ((1 << EMPTCP_EDIT_SKIP) - 1)) * EMPTCP_EDIT_SKIP;
-	off += skip;
+	/* Once, not in each round: it goes through memory, and the next round would wait for it. */
+	off = emptcp_forget(off + skip);
 	bytes >>= skip & 63;
 	asm volatile("" : "+r"(ctx));
 	tcp = ctx_data(ctx) + tcp_off;
@@ -177,7 +178,7 @@ static __always_inline void emptcp_put(struct emptcp_ctx *ctx, const struct empt
 		__u32 before, after, bits;
 		__u32 *word;
 
-		off = emptcp_forget(off) & 63;
+		off &= 63;
 		word = tcp + off;
 		if ((void *)(word + 1) > end)
 			break;
