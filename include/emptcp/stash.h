@@ -21,7 +21,7 @@ struct emptcp_stashed {
 	__u8 option[EMPTCP_STASH_BYTES];
 	__u8 len;
 	__u8 pad;
-};
+} __attribute__((aligned(8)));
 
 /** The last of each subflow and address id; the oldest go first. */
 struct {
@@ -30,6 +30,18 @@ struct {
 	__type(value, struct emptcp_stashed);
 	__uint(max_entries, 4096);
 } stash SEC(".maps") EMPTCP_KEPT;
+
+/** Whether they are the same announcement. In words, and without a branch between them. */
+static __always_inline int emptcp_stash_equal(const struct emptcp_stashed *a,
+					      const struct emptcp_stashed *b)
+{
+	const __u64 *one = (const void *)a, *other = (const void *)b;
+	__u64 differs = 0;
+
+	for (int i = 0; i < sizeof(*a) / sizeof(*one); i++)
+		differs |= one[i] ^ other[i];
+	return !differs;
+}
 
 /**
  * Keeps the ADD_ADDR that begins at off, the offset from the start of the TCP
@@ -40,6 +52,7 @@ static __always_inline void emptcp_stash_put(struct emptcp_ctx *ctx, const struc
 					     __u32 off)
 {
 	struct emptcp_stash_key key = {};
+	const struct emptcp_stashed *kept;
 	struct emptcp_stashed value;
 	struct emptcp_pkt again;
 	__u32 len, proof = emptcp_forget(0);
@@ -69,6 +82,11 @@ static __always_inline void emptcp_stash_put(struct emptcp_ctx *ctx, const struc
 		proof = emptcp_forget(proof | two * last);
 	}
 	if (!proof)
+		return;
+	/* Announcements are repeated until they are answered, and an update takes an entry from the
+	 * free list and gives one back: five times as long as a look-up. */
+	kept = bpf_map_lookup_elem(&stash, &key);
+	if (kept && emptcp_stash_equal(kept, &value))
 		return;
 	bpf_map_update_elem(&stash, &key, &value, BPF_ANY);
 }
