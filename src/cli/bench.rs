@@ -62,6 +62,9 @@ pub(super) struct Args {
     /// the same without.
     #[arg(long)]
     no_counters: bool,
+    /// Measure these modules alone; the rule is all, and chains.
+    #[arg(value_name = "MODULE")]
+    only: Vec<String>,
 }
 
 /// A chain and what it is compared with; nanoseconds, medians.
@@ -214,10 +217,17 @@ pub(super) fn run(context: &super::Context, args: &Args) -> Result<Done> {
     let policy = read(CHAINS)?;
     let chains = bind(&policy, modules, &AnyInterface).map_err(invalid)?;
 
+    for name in &args.only {
+        ensure!(
+            modules.iter().any(|m| m.name == *name),
+            "there is no module {name}; `emptcp modules` lists them"
+        );
+    }
+    let wanted = |name: &String| args.only.is_empty() || args.only.contains(name);
     let mut compared = Vec::new();
     for hook in HOOKS {
         for chain in &chains {
-            if chain.chain.hooks.iter().any(|h| h.value == hook) {
+            if args.only.is_empty() && chain.chain.hooks.iter().any(|h| h.value == hook) {
                 compared.push(compare(context, kernel, args, hook, chain, &mut bench)?);
             }
         }
@@ -225,7 +235,7 @@ pub(super) fn run(context: &super::Context, args: &Args) -> Result<Done> {
     let mut alone = Vec::new();
     for hook in HOOKS {
         for module in modules.iter().filter(|m| m.hooks.contains(&hook)) {
-            if module.since > kernel {
+            if module.since > kernel || !wanted(&module.name) {
                 continue;
             }
             let what = (module, hook);
@@ -241,7 +251,7 @@ pub(super) fn run(context: &super::Context, args: &Args) -> Result<Done> {
     }
 
     let mut many = Vec::new();
-    for hook in HOOKS {
+    for hook in HOOKS.into_iter().filter(|_| args.only.is_empty()) {
         many.extend(many::load(&context.registry, kernel, hook, &mut bench)?);
     }
 
