@@ -35,6 +35,8 @@ for kind, title in [("selector", "Selectors"), ("actor", "Actors")]:
         print(f"\n### {name}\n\n{doc}.")
         flags = [text for flag, text in remarks.items() if m["flags"][flag]]
         print(f"Hooks: {hooks}; Linux {since} and later" + "".join(f"; {f}" for f in flags) + ".")
+        if m["warns"]:
+            print("\nNote: " + m["warns"] + ".")
         if not m["params"]:
             print("\nNo parameters: `{ \"%s\": {} }`." % name)
             continue

@@ -2,10 +2,12 @@
 #include <emptcp/module.h>
 
 struct redirect_params {
-	emptcp_ifindex to EMPTCP_DOC("Interface that the packet leaves by") EMPTCP_REQUIRED;
+	emptcp_ifindex to EMPTCP_DOC("Interface that the packet leaves by")
+		EMPTCP_REQUIRED EMPTCP_LEAVES_BY;
 	struct emptcp_addr via EMPTCP_DOC("At tc: next hop there; without, the frame leaves as it "
 					  "is, with the link-layer addresses that it has");
-};
+} EMPTCP_WARNS("packets leave past the bridge, routing, netfilter and conntrack of this machine; "
+	       "conntrack may take the way back for invalid unless that is redirected too");
 
 static __always_inline int redirect_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					const struct redirect_params *p)

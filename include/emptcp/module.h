@@ -82,6 +82,15 @@
 /** A module with the flag EMPTCP_EDITS edits only where this parameter is not zero: of an enum, not
  * the value 0. */
 #define EMPTCP_EDITS_IF EMPTCP_TAG("edits-if")
+/**
+ * Behind the structure of the parameters: what whoever puts the module in force
+ * should know, in one line: apply and check print it.
+ */
+#define EMPTCP_WARNS(text) EMPTCP_TAG("warns:" text)
+
+/** At an emptcp_ifindex: packets leave by it past routing, so apply and check look whether it
+ * can take them. */
+#define EMPTCP_LEAVES_BY EMPTCP_TAG("leaves-by")
 
 /** A map that takes the items of the list of this name where they are too many for the parameters.
  */

@@ -17,6 +17,7 @@ use super::part_of;
 use super::print_invalid;
 use super::print_json;
 use super::running_kernel;
+use super::warnings;
 use crate::datapath::Apply;
 use crate::datapath::Host;
 use crate::datapath::Judge;
@@ -101,8 +102,10 @@ pub(super) fn put_in_force(
         cgroups: host.cgroups(),
         tables: &tables,
     };
+    let here = Some((&host.interfaces, kernel));
+    let warnings = warnings::warnings(&plan, context.registry.modules(), here);
     if dry_run {
-        return would_change(context, &apply, &plan).map(Some);
+        return would_change(context, &apply, &plan, &warnings).map(Some);
     }
     let outcome = apply.run()?;
     if outcome == Outcome::Overtaken {
@@ -110,16 +113,25 @@ pub(super) fn put_in_force(
     }
     if context.json {
         print_json(&match outcome {
-            Outcome::Applied { generation } => json!({ "changed": true, "generation": generation }),
+            Outcome::Applied { generation } => {
+                json!({ "changed": true, "generation": generation, "warnings": warnings })
+            }
             Outcome::Unchanged | Outcome::Overtaken => json!({ "changed": false }),
         })?;
     } else if outcome == Outcome::Unchanged {
         eprintln!("emptcp: nothing to change");
+    } else {
+        warnings::print(&warnings);
     }
     Ok(Some(Done::Yes))
 }
 
-fn would_change(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Done> {
+fn would_change(
+    context: &Context,
+    apply: &Apply<'_>,
+    plan: &Plan,
+    warnings: &[String],
+) -> Result<Done> {
     let would_change = apply.would_change()?;
     let (before, drift) = match policy_in_force()? {
         Some(before) => (before.policy, before.drift),
@@ -145,6 +157,7 @@ fn would_change(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Don
             "attachments": places,
             "drift": drift,
             "tables": tables,
+            "warnings": warnings,
         });
         for (section, changes) in changes {
             output[section] = serde_json::to_value(changes)?;
@@ -184,7 +197,9 @@ fn would_change(context: &Context, apply: &Apply<'_>, plan: &Plan) -> Result<Don
                 part_of(attachment.part + 1, attachment.parts)
             );
         }
-        if !would_change {
+        if would_change {
+            warnings::print(warnings);
+        } else {
             eprintln!("emptcp: nothing to change");
         }
     }

@@ -15,6 +15,7 @@ use super::part_of;
 use super::print_invalid;
 use super::print_json;
 use super::running_kernel;
+use super::warnings;
 use crate::datapath::Host;
 use crate::datapath::Judge;
 use crate::datapath::interfaces;
@@ -57,7 +58,10 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
                 })
                 .collect();
             let tables: Vec<_> = tables.iter().map(describe).collect();
-            print_json(&json!({ "valid": true, "attachments": paths, "tables": tables }))?;
+            print_json(&json!({
+                "valid": true, "attachments": paths, "tables": tables,
+                "warnings": checked.warnings,
+            }))?;
         } else {
             for (a, calls) in paths {
                 let part = part_of(a.part + 1, a.parts);
@@ -87,6 +91,8 @@ pub(super) struct Checked {
     pub(super) tables: Vec<Planned>,
     pub(super) host: Host,
     pub(super) budget: Budget<'static>,
+    /// What to know before it is put in force.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Reads, checks and lays out a policy, and shows the plan; of a policy that is not valid, what is
@@ -119,11 +125,14 @@ pub(super) fn with_plan(
     });
     match planned {
         Ok((plan, tables)) => {
+            let here = (!elsewhere).then_some((&host.interfaces, kernel));
+            let warnings = warnings::warnings(&plan, context.registry.modules(), here);
             let checked = Checked {
                 plan,
                 tables,
                 host,
                 budget,
+                warnings,
             };
             warn(context, &checked, elsewhere)?;
             show(&checked).map(|()| Done::Yes)
@@ -134,6 +143,9 @@ pub(super) fn with_plan(
 
 /// Tells what is not as the policy needs it here and now, though the policy is right.
 fn warn(context: &Context, checked: &Checked, elsewhere: bool) -> Result<()> {
+    if !context.json {
+        warnings::print(&checked.warnings);
+    }
     if elsewhere {
         return Ok(());
     }

@@ -18,6 +18,7 @@ mod schema;
 mod show;
 mod status;
 mod table;
+mod warnings;
 
 use std::collections::HashMap;
 use std::io;

@@ -58,6 +58,9 @@ fn print(module: &Module, files: &[PathBuf]) {
     for file in files {
         println!("  from {}", file.display());
     }
+    if let Some(warns) = &module.warns {
+        println!("  note: {warns}");
+    }
     for param in &module.params {
         println!("  {}: {}{}", param.name, param.ty, remarks(module, param));
         if !param.doc.is_empty() {
@@ -123,6 +126,7 @@ fn describe(module: &Module, files: &[PathBuf]) -> Value {
             "ends": module.flags.ends,
             "fq": module.flags.fq,
         },
+        "warns": module.warns,
         "params": params,
         "builtin": files.is_empty(),
         "files": files.iter().map(|f| f.to_string_lossy()).collect::<Vec<_>>(),

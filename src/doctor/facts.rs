@@ -62,6 +62,17 @@ impl Facts {
     }
 }
 
+/// An interface by which packets leave past routing.
+#[derive(Clone, Debug)]
+pub(super) struct Leaving {
+    /// As other parts see it.
+    pub(super) interface: Interface,
+    /// `net.ipv4.conf.*.rp_filter`
+    pub(super) rp_filter: Known<u32>,
+    /// What its driver can at XDP, if packets come from there.
+    pub(super) xdp: Option<Known<u64>>,
+}
+
 /// An interface.
 #[derive(Clone, Debug)]
 pub(super) struct Port {

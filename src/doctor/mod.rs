@@ -12,6 +12,9 @@ mod tests;
 
 use serde::Serialize;
 
+use crate::interface::Interface;
+use crate::module::Hook;
+use crate::module::KernelVersion;
 use crate::module::Module;
 use facts::Facts;
 
@@ -124,6 +127,19 @@ const CHECKS: [(&str, Judge); 18] = [
 /// Looks at the machine and the current network namespace.
 pub fn examine(modules: &[Module]) -> Vec<Finding> {
     judge(&read::facts(modules))
+}
+
+/// What keeps packets from leaving by an interface to which a step at this hook leads them past
+/// routing, or from coming back there; nothing where all is well or not known.
+pub fn leaving_by(interface: &Interface, hook: Hook, kernel: KernelVersion) -> Vec<Finding> {
+    let facts = read::leaving(interface, hook);
+    let findings = network::leaving_by(&facts, kernel).into_iter();
+    findings
+        .map(|finding| Finding {
+            check: "leaving",
+            ..finding
+        })
+        .collect()
 }
 
 /// Whether nothing that emptcp cannot do without is missing.

@@ -2,6 +2,8 @@
 
 use super::Finding;
 use super::facts::Facts;
+use super::facts::Known;
+use super::facts::Leaving;
 use super::facts::Port;
 use crate::interface::ONE_BUFFER_MTU;
 use crate::module::KernelVersion;
@@ -12,6 +14,8 @@ const TCX: KernelVersion = KernelVersion(6, 6);
 const XDP_FEATURES: KernelVersion = KernelVersion(6, 3);
 /// `NETDEV_XDP_ACT_BASIC`: the driver runs XDP.
 const XDP_BASIC: u64 = 1;
+/// `NETDEV_XDP_ACT_NDO_XMIT`: it takes packets that are redirected there at XDP.
+const XDP_NDO_XMIT: u64 = 1 << 2;
 /// `NETDEV_XDP_ACT_RX_SG`: also for packets of several buffers.
 const XDP_RX_SG: u64 = 1 << 5;
 /// The most names in one line.
@@ -189,14 +193,48 @@ pub(super) fn rp_filter(facts: &Facts) -> Vec<Finding> {
                     "IPv4 packets that come by another interface than the route back are dropped: \
                          subflows fail where paths are steered and no rule routes by source",
                 )
-                // As a path: names of interfaces may hold dots.
-                .cure(format!("sysctl -w net/ipv4/conf/{name}/rp_filter=2")),
+                .cure(loose(name)),
             ),
             Ok(_) => {}
         }
     }
     if findings.is_empty() {
         findings.push(Finding::ok(format!("loose or off: {}", names(uplinks))));
+    }
+    findings
+}
+
+/// How to take strict filtering off an interface.
+fn loose(name: &str) -> String {
+    // As a path: names of interfaces may hold dots.
+    format!("sysctl -w net/ipv4/conf/{name}/rp_filter=2")
+}
+
+/// What is in the way of packets that leave by an interface past routing.
+pub(super) fn leaving_by(leaving: &Leaving, kernel: KernelVersion) -> Vec<Finding> {
+    let name = &leaving.interface.name;
+    let mut findings = Vec::new();
+    if leaving.rp_filter == Ok(1) {
+        findings.push(
+            Finding::warn(format!("rp_filter is strict at {name}"))
+                .means(
+                    "answers over IPv4 that come back there are dropped unless the route to \
+                     their source leads there",
+                )
+                .cure(loose(name)),
+        );
+    }
+    let takes_none = |xdp: &Known<u64>| xdp.as_ref().is_ok_and(|xdp| xdp & XDP_NDO_XMIT == 0);
+    if kernel >= XDP_FEATURES && leaving.xdp.as_ref().is_some_and(takes_none) {
+        let veth = leaving.interface.kind.as_deref() == Some("veth");
+        findings.push(
+            Finding::warn(format!("{name} takes no packets from XDP"))
+                .means("what is redirected there at XDP is lost")
+                .cure(match veth {
+                    true => "ethtool -K PEER gro on (at the other end), or tc-ingress",
+                    false => "(use tc-ingress)",
+                }),
+        );
     }
     findings
 }

@@ -17,12 +17,14 @@ use nix::sched::setns;
 use super::Verdict;
 use super::facts::Facts;
 use super::facts::Known;
+use super::facts::Leaving;
 use super::facts::Port;
 use crate::datapath::interfaces;
 use crate::datapath::leftovers;
 use crate::datapath::mptcp_limits;
 use crate::datapath::port_states;
 use crate::interface::Interface;
+use crate::module::Hook;
 use crate::module::Module;
 use crate::pin::Home;
 use crate::sys;
@@ -169,19 +171,33 @@ fn path_manager() -> Known<String> {
     }
 }
 
+/// Looks at an interface by which packets of this hook leave.
+pub(super) fn leaving(interface: &Interface, hook: Hook) -> Leaving {
+    let all = number(RP_FILTER_OF_ALL);
+    Leaving {
+        interface: interface.clone(),
+        rp_filter: rp_filter(interface, &all),
+        xdp: (hook == Hook::Xdp).then(|| xdp_features(interface.index)),
+    }
+}
+
+const RP_FILTER_OF_ALL: &str = "/proc/sys/net/ipv4/conf/all/rp_filter";
+
+/// The kernel takes the stricter of the two; 2 is loose.
+fn rp_filter(interface: &Interface, all: &Known<u32>) -> Known<u32> {
+    let path = format!("/proc/sys/net/ipv4/conf/{}/rp_filter", interface.name);
+    Ok(number(&path)?.max(all.clone()?))
+}
+
 fn ports() -> Known<Vec<Port>> {
     let interfaces = interfaces().map_err(|e| format!("{e:#}"))?.0;
     let states = port_states().map_err(|e| format!("{e:#}"))?;
-    let all = number("/proc/sys/net/ipv4/conf/all/rp_filter");
+    let all = number(RP_FILTER_OF_ALL);
     let port = |interface: &Interface| {
         let state = states.get(&interface.index).cloned().unwrap_or_default();
         let peer = state
             .peer
             .and_then(|peer| interfaces.iter().find(|i| i.index == peer));
-        let own = number(&format!(
-            "/proc/sys/net/ipv4/conf/{}/rp_filter",
-            interface.name
-        ));
         Port {
             interface: interface.clone(),
             up: state.up,
@@ -194,8 +210,7 @@ fn ports() -> Known<Vec<Port>> {
                     let later = sys::completes_checksums_later(&peer.name);
                     later.map(|later| !later).map_err(|e| e.to_string())
                 }),
-            // The kernel takes the stricter of the two; 2 is loose.
-            rp_filter: own.and_then(|own| Ok(own.max(all.clone()?))),
+            rp_filter: rp_filter(interface, &all),
         }
     };
     Ok(interfaces.iter().map(port).collect())

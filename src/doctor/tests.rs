@@ -1,10 +1,11 @@
 use super::facts::Facts;
+use super::facts::Known;
+use super::facts::Leaving;
 use super::facts::Port;
 use super::*;
 use crate::datapath::Leftovers;
 use crate::datapath::MptcpLimits;
 use crate::interface::Interface;
-use crate::module::KernelVersion;
 
 const ROOT: u64 = (1 << 41) - 1;
 const CAP_NET_ADMIN: u64 = 1 << 12;
@@ -157,6 +158,46 @@ fn one_thing_is_wrong() {
             assert!(matches!(other.verdict, Fine), "row {number}: {other:?}");
         }
     }
+}
+
+#[test]
+fn what_is_in_the_way_of_packets_that_leave() {
+    const TOLD: KernelVersion = KernelVersion(6, 3);
+    let port = able().ports.unwrap().remove(1);
+    let found = |kernel, rp_filter: Known<u32>, xdp: Option<Known<u64>>| {
+        let leaving = Leaving {
+            interface: port.interface.clone(),
+            rp_filter,
+            xdp,
+        };
+        let findings = network::leaving_by(&leaving, kernel);
+        assert!(
+            findings
+                .iter()
+                .all(|f| f.means.is_some() && f.cure.is_some())
+        );
+        findings.into_iter().map(|f| f.found).collect::<Vec<_>>()
+    };
+    let strict = ["rp_filter is strict at eth1"];
+    let takes_none = ["eth1 takes no packets from XDP"];
+    let unknown = || Err(String::new());
+    for (rp_filter, wanted) in [
+        (Ok(0), &[][..]),
+        (Ok(1), &strict),
+        (Ok(2), &[]),
+        (unknown(), &[]),
+    ] {
+        assert_eq!(found(TOLD, rp_filter, None), wanted);
+    }
+    for (xdp, wanted) in [
+        (Ok(0x7), &[][..]),
+        (Ok(0x3), &takes_none),
+        (Err(String::new()), &[]),
+    ] {
+        assert_eq!(found(TOLD, Ok(0), Some(xdp)), wanted);
+    }
+    // Before, it is not told.
+    assert!(found(KernelVersion(6, 2), Ok(0), Some(Ok(0))).is_empty());
 }
 
 fn eth1(facts: &mut Facts) -> &mut Port {

@@ -176,6 +176,7 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
                 .and_then(|tag| tag.split_once('='))
                 .map(|(other, value)| (other.to_owned(), value.to_owned())),
             edits_if: member_tags.contains_key("edits-if"),
+            leaves_by: member_tags.contains_key("leaves-by"),
             name: member_name,
         });
     }
@@ -191,6 +192,7 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
             params_size: step.params.size(),
             // Functions that were inlined are not in BTF.
             joinable: btf.type_by_kind::<Func<'_>>().count() == 1,
+            warns: tags.at(step.params.type_id(), None).remove("warns"),
             name,
         },
         maps,
@@ -392,6 +394,7 @@ fn table_params(
             lookup: own.contains_key("lookup"),
             required_if: None,
             edits_if: false,
+            leaves_by: false,
             name,
         });
     }

@@ -138,6 +138,9 @@ pub struct Module {
     pub params_size: usize,
     /// Has no function beside its own one, so that its steps can be joined with others.
     pub joinable: bool,
+    /// What is told to whoever puts it in force: what the packets that it treats get past, and
+    /// the like.
+    pub warns: Option<String>,
 }
 
 /// One parameter of a module: a member of its `struct <name>_params`.
@@ -167,6 +170,8 @@ pub struct Param {
     pub required_if: Option<(String, String)>,
     /// A module that edits does so only where this parameter is not zero (`EMPTCP_EDITS_IF`).
     pub edits_if: bool,
+    /// An interface by which packets leave past routing (`EMPTCP_LEAVES_BY`).
+    pub leaves_by: bool,
 }
 
 /// The vocabulary of parameter types (`include/emptcp/types.h`).

@@ -24,6 +24,7 @@ pub(crate) fn module(kind: Kind, name: &str) -> Module {
         params: Vec::new(),
         params_size: 0,
         joinable: true,
+        warns: None,
     }
 }
 
@@ -64,6 +65,7 @@ impl Module {
             lookup: false,
             required_if: None,
             edits_if: false,
+            leaves_by: false,
         });
         self
     }
