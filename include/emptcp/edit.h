@@ -98,7 +98,7 @@ static __always_inline void emptcp_look(struct emptcp_ctx *ctx, const struct emp
 					struct emptcp_scan *scan)
 {
 	emptcp_scan_begin(scan);
-	tcpopt_walk(ctx, pkt, TCPOPT_ANY, 2, emptcp_look_visit, scan);
+	tcpopt_walk(ctx, pkt, TCPOPT_OTHERS, 2, emptcp_look_visit, scan);
 }
 
 /** The set of len bytes from off, the offset from the start of the TCP header (20 to 59). */

@@ -197,15 +197,17 @@ static __always_inline int emptcp_grow_end(struct emptcp_ctx *ctx, const struct 
 	__u32 tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
 	__u32 check = tcp_off + offsetof(struct tcphdr, check);
 	__be16 after = bpf_htons(bpf_ntohs(doff) + (bytes << 10));
+	__u64 sum = (__u64)(__u32)diff + (__u16)~doff + after;
 
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
 	if (diff < 0 ||
 	    bpf_skb_store_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF, &after, sizeof(after), 0) ||
 	    emptcp_grow_ip(ctx, pkt, bytes) ||
 	    bpf_l4_csum_replace(ctx, check, bpf_htons(pkt->tcp_len),
 				bpf_htons(pkt->tcp_len + bytes),
 				BPF_F_PSEUDO_HDR | sizeof(__be16)) ||
-	    bpf_l4_csum_replace(ctx, check, doff, after, sizeof(after)) ||
-	    bpf_l4_csum_replace(ctx, check, 0, diff, 0))
+	    bpf_l4_csum_replace(ctx, check, 0, sum, 0))
 		return -EMPTCP_REASON_WRITE;
 	return EMPTCP_NEXT;
 }
@@ -225,8 +227,13 @@ static __always_inline int emptcp_grow(struct emptcp_ctx *ctx, const struct empt
 	__u32 at = tcp_off + sizeof(struct tcphdr);
 	/* The others: a DSS and what is beside it. */
 	__u64 len = emptcp_forget(pkt->tcp_len - sizeof(struct tcphdr)) & 63;
-	__u8 others[TCPOPT_SPACE];
-	__be16 doff;
+	/* With the end of the fixed header: one call reads both. */
+	struct {
+		__be16 doff;
+		__be16 fixed[3];
+		__u8 options[TCPOPT_SPACE];
+	} others;
+	__u64 diff = 0;
 
 	/*
 	 * One comparison each, and with 4, not with 0: else older verifiers do not
@@ -240,17 +247,24 @@ static __always_inline int emptcp_grow(struct emptcp_ctx *ctx, const struct empt
 	asm volatile("" : "+r"(len));
 	if (len > TCPOPT_SPACE - 4)
 		return -EMPTCP_REASON_NO_ROOM;
-	if (bpf_skb_load_bytes(ctx, at, others, len) ||
-	    bpf_skb_load_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF, &doff, sizeof(doff)) ||
+	if (bpf_skb_load_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF, &others,
+			       offsetof(typeof(others), options) + len) ||
 	    bpf_skb_change_tail(ctx, ctx->len + bytes, 0))
 		return -EMPTCP_REASON_WRITE;
 	/* All of it is linear and ours from here on: nothing can fail any more. */
 	if (bpf_skb_store_bytes(ctx, at, option, bytes, 0) ||
-	    bpf_skb_store_bytes(ctx, at + bytes, others, len, 0))
+	    bpf_skb_store_bytes(ctx, at + bytes, others.options, len, 0))
 		return -EMPTCP_REASON_WRITE;
-	/* Moved by whole words, the others sum to what they did. */
-	return emptcp_grow_end(ctx, pkt, doff, bytes,
-			       bpf_csum_diff(NULL, 0, (__be32 *)option, bytes, 0));
+	/* Moved by whole words, the others sum to what they did. In words of the stack: the helper
+	 * that sums them takes longer than the sum. */
+	for (int i = 0; i < EMPTCP_GROW_MAX / 4; i++) {
+		if (i * 4 >= bytes)
+			break;
+		diff += ((const __be32 *)option)[i];
+	}
+	diff = (diff & 0xffffffff) + (diff >> 32);
+	diff = (diff & 0xffffffff) + (diff >> 32);
+	return emptcp_grow_end(ctx, pkt, others.doff, bytes, diff);
 }
 
 #endif /* __EMPTCP_GROW_H__ */

@@ -39,8 +39,8 @@ use crate::pin::Home;
 use crate::sys;
 
 /// Maps of `include/emptcp/capture.h`.
-const RING: &str = "capture_ring";
-const READER: &str = "capture_reader";
+pub(super) const RING: &str = "capture_ring";
+pub(super) const READER: &str = "capture_reader";
 const LOST: &str = "capture_lost";
 
 /// How long steps go on copying behind a reader that was killed.

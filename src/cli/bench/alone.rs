@@ -12,6 +12,7 @@ use super::frame::kinds;
 use super::invalid;
 use super::read;
 use crate::datapath::Instance;
+use crate::datapath::Listener;
 use crate::datapath::MARK;
 use crate::datapath::Options;
 use crate::graph::BoundChain;
@@ -63,21 +64,23 @@ pub(super) fn load(
         count,
         ..Options::default()
     };
-    let mut first = None;
-    for graph in graphs(registry.modules(), module, hook, chains)? {
-        for packet in kinds() {
-            if works(registry, kernel, &graph, &packet.1)? {
-                let instance = Instance::load(registry, kernel, graph, options)?;
-                return Ok(Some(Alone {
-                    instance,
-                    packet,
-                    works: true,
-                }));
+    let graphs = graphs(registry.modules(), module, hook, chains)?;
+    for packets in [1, MANY] {
+        for graph in &graphs {
+            for packet in kinds() {
+                if works_on(registry, kernel, graph, &packet.1, packets)? {
+                    let instance = Instance::load(registry, kernel, graph.clone(), options)?;
+                    return Ok(Some(Alone {
+                        instance,
+                        packet,
+                        works: true,
+                    }));
+                }
             }
         }
-        first = first.or(Some(graph));
     }
-    let (Some(graph), Some(packet)) = (first, kinds().into_iter().next()) else {
+    let (Some(graph), Some(packet)) = (graphs.into_iter().next(), kinds().into_iter().next())
+    else {
         return Ok(None);
     };
     let instance = Instance::load(registry, kernel, graph, options)?;
@@ -88,6 +91,9 @@ pub(super) fn load(
     }))
 }
 
+/// Packets after which a step has to do that lets the first ones pass.
+const MANY: u32 = 20_000;
+
 /// Whether every step of a graph matches a packet.
 pub(super) fn works(
     registry: &Registry,
@@ -95,11 +101,23 @@ pub(super) fn works(
     graph: &Graph,
     packet: &[u8],
 ) -> Result<bool> {
+    works_on(registry, kernel, graph, packet, 1)
+}
+
+/// The same for one of so many packets.
+fn works_on(
+    registry: &Registry,
+    kernel: KernelVersion,
+    graph: &Graph,
+    packet: &[u8],
+    packets: u32,
+) -> Result<bool> {
     let instance = Instance::load(registry, kernel, graph.clone(), Options::default())?;
+    let _listener = Listener::new(&instance)?;
     let mark = (graph.hook != Hook::Xdp).then_some(MARK);
     // A module may refuse a kind of packet that a test run cannot have.
-    instance.run(packet, mark, 1)?;
-    Ok(instance.counters()?.iter().all(|c| c.matched == 1))
+    instance.run(packet, mark, packets)?;
+    Ok(instance.counters()?.iter().all(|c| c.matched >= 1))
 }
 
 /// Graphs of one step: with parameters as a chain has them, else with those that must be given,
@@ -191,7 +209,8 @@ fn sample(name: &str, ty: &Type) -> Option<Value> {
     let port = if source { frame.sport } else { frame.dport };
     Some(match ty {
         Type::Bytes => json!("64KiB"),
-        Type::Rate => json!("20Mbit"),
+        // Less than a test run makes, so that packets queue up; but for a long time not by seconds.
+        Type::Rate => json!("2Gbit"),
         Type::Time => json!("100ms"),
         Type::Ratio => json!(0.5),
         Type::Addr => json!(addr.to_string()),
