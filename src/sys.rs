@@ -723,6 +723,54 @@ pub(crate) fn store_u64(map: impl AsFd, offset: usize, number: u64) -> io::Resul
     Ok(())
 }
 
+/// The values of an `BPF_F_MMAPABLE` array, read without a system call.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    at: *const AtomicU64,
+    words: usize,
+}
+
+impl Mapped {
+    /// Maps so many words of 8 bytes, of an array that has as many.
+    pub(crate) fn new(map: impl AsFd, words: usize) -> io::Result<Self> {
+        // SAFETY: a new shared mapping, whose length the kernel checks against that of the array.
+        let at = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                words * 8,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                map.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let at = at.cast_const().cast();
+        Ok(Self { at, words })
+    }
+
+    /// The word of this number; `None` behind the last one.
+    pub(crate) fn word(&self, number: usize) -> Option<u64> {
+        if number >= self.words {
+            return None;
+        }
+        // SAFETY: inside of the mapping, which lives as long as self and begins with a page.
+        let word = unsafe { &*self.at.add(number) };
+        Some(word.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: mapped by new() with this length; nothing that was borrowed from it is left.
+        unsafe {
+            libc::munmap(self.at.cast_mut().cast(), self.words * 8);
+        }
+    }
+}
+
 /// Outcome of a test run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TestRun {

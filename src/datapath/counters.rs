@@ -27,18 +27,28 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// As a program counts.
+    pub(super) fn of(counter: &abi::Counter) -> Self {
+        Self {
+            // Every packet that reaches a step is counted once.
+            evaluated: counter.matched + counter.missed + counter.errors,
+            matched: counter.matched,
+            errors: counter.errors,
+            bytes: counter.bytes,
+        }
+    }
+
     /// The sum with those of one CPU.
     fn plus(self, value: &[u8]) -> Result<Self> {
         let mut counter = abi::Counter::default();
         plain::copy_from_bytes(&mut counter, value)
             .map_err(|_| anyhow::anyhow!("counters have another size"))?;
-        // Every packet that reaches a step is counted once.
-        let evaluated = counter.matched + counter.missed + counter.errors;
+        let counted = Self::of(&counter);
         Ok(Self {
-            evaluated: self.evaluated + evaluated,
-            matched: self.matched + counter.matched,
-            errors: self.errors + counter.errors,
-            bytes: self.bytes + counter.bytes,
+            evaluated: self.evaluated + counted.evaluated,
+            matched: self.matched + counted.matched,
+            errors: self.errors + counted.errors,
+            bytes: self.bytes + counted.bytes,
         })
     }
 

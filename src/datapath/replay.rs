@@ -19,15 +19,12 @@ use nix::unistd::Pid;
 
 use super::class::Class;
 use super::class::Side;
-use super::counters;
-use super::counters::Counted;
 use super::counters::Counters;
 use super::instance::State;
 use super::instance::Verdict;
 use super::instance::state_map;
 use super::loader::Loader;
 use super::netlink;
-use super::shared;
 use super::shared::Shared;
 use super::tables;
 use crate::abi;
@@ -39,6 +36,7 @@ use crate::module::KernelVersion;
 use crate::module::Registry;
 use crate::plan::ClassPlan;
 use crate::sys;
+use crate::sys::Mapped;
 use crate::table::Planned;
 
 /// The kernel that runs XDP programs on packets of several buffers.
@@ -103,6 +101,41 @@ pub enum Ran {
     Refused(io::Error),
 }
 
+/// What a replay has counted, in the memory of this process too: a system call for each step and
+/// reason behind each packet takes ten times as long as the packet.
+#[derive(Debug)]
+struct Counted {
+    blocks: Vec<Mapped>,
+    reasons: Mapped,
+}
+
+/// Words of the counters of a step, and of all that lie in one value.
+const STEP_WORDS: usize = size_of::<abi::Counter>() / 8;
+const BLOCK_WORDS: usize = STEP_WORDS * abi::COUNTER_BLOCK as usize;
+
+impl Counted {
+    fn new(shared: &Shared) -> Result<Self> {
+        let map = |map: &MapHandle, words| Mapped::new(map, words).context("cannot map counters");
+        let blocks = shared.counters.iter().map(|b| map(b, BLOCK_WORDS));
+        Ok(Self {
+            blocks: blocks.collect::<Result<_>>()?,
+            reasons: map(&shared.reasons, Hook::ALL.len() * abi::REASONS)?,
+        })
+    }
+
+    fn step(&self, step: usize) -> Counters {
+        let block = self.blocks.get(step / abi::COUNTER_BLOCK as usize);
+        let first = step % abi::COUNTER_BLOCK as usize * STEP_WORDS;
+        let word = |at: usize| block.and_then(|b| b.word(first + at / 8)).unwrap_or(0);
+        Counters::of(&abi::Counter {
+            matched: word(offset_of!(abi::Counter, matched)),
+            missed: word(offset_of!(abi::Counter, missed)),
+            errors: word(offset_of!(abi::Counter, errors)),
+            bytes: word(offset_of!(abi::Counter, bytes)),
+        })
+    }
+}
+
 /// Chains of one hook, for packets of a capture.
 #[derive(Debug)]
 pub struct Replay<'r> {
@@ -111,6 +144,7 @@ pub struct Replay<'r> {
     hook: Hook,
     parts: Vec<ClassPlan>,
     loaded: Vec<(Flavour, Vec<Part>)>,
+    counted: Counted,
     shared: Shared,
     /// For the entry programs of later parts, which run by themselves here: what cannot be parsed
     /// the first one has counted.
@@ -134,11 +168,9 @@ impl<'r> Replay<'r> {
         tables: &[Planned],
     ) -> Result<Self> {
         let steps: usize = parts.iter().map(|p| p.graph.nodes.len()).sum();
-        let mut shared = Shared::with_replay_clock()?;
+        let mut shared = Shared::for_replay(steps as u32)?;
         shared.tables = tables::load(tables)?;
-        for _ in 0..shared::blocks(steps as u32) {
-            shared.counters.push(shared::create_counters()?);
-        }
+        let counted = Counted::new(&shared)?;
         let later = Shared::create()?;
         for shared in [&shared, &later] {
             sys::store_u64(&shared.generation, 0, GENERATION)
@@ -150,6 +182,7 @@ impl<'r> Replay<'r> {
             hook,
             parts,
             loaded: Vec::new(),
+            counted,
             shared,
             later,
             state: Vec::new(),
@@ -271,23 +304,19 @@ impl<'r> Replay<'r> {
     }
 
     /// What each step has counted: those of the parts, one behind the other.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's.
-    pub fn counters(&self) -> Result<Vec<Counters>> {
-        let counted = Counted::read(&self.shared.counters)?;
+    pub fn counters(&self) -> Vec<Counters> {
         let steps: usize = self.parts.iter().map(|p| p.graph.nodes.len()).sum();
-        Ok((0..steps as u32).map(|id| counted.raw(id)).collect())
+        (0..steps).map(|step| self.counted.step(step)).collect()
     }
 
     /// Packets by reason, those that are not zero.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's.
-    pub fn reasons(&self) -> Result<Vec<(String, u64)>> {
-        counters::reasons(&self.shared.reasons, self.hook)
+    pub fn reasons(&self) -> Vec<(String, u64)> {
+        let first = usize::from(abi::hook_number(self.hook)) * abi::REASONS;
+        let names = abi::reason_names().iter().enumerate();
+        let counted = names.map(|(number, name)| (name, self.counted.reasons.word(first + number)));
+        counted
+            .filter_map(|(name, count)| Some((name.clone(), count.filter(|c| *c > 0)?)))
+            .collect()
     }
 
     /// Where its chains run.

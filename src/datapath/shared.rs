@@ -72,11 +72,19 @@ impl Shared {
         })
     }
 
-    /// The same for a replay, with a clock that stands at 0.
-    pub(super) fn with_replay_clock() -> Result<Self> {
-        let clock = create_map("replay_clock", MapType::Array, [4, 8, 1], 0)?;
+    /// The same for a replay, with a clock that stands at 0, and counters for so many steps. It runs
+    /// on one CPU, so what is counted can lie in arrays that are read without a system call.
+    pub(super) fn for_replay(steps: u32) -> Result<Self> {
+        let array = |name, value, entries| {
+            let sizes = [4, value, entries];
+            create_map(name, MapType::Array, sizes, libbpf_sys::BPF_F_MMAPABLE)
+        };
+        let block = size_of::<abi::Counter>() as u32 * abi::COUNTER_BLOCK;
+        let counters = (0..blocks(steps)).map(|_| array("counters", block, 1));
         Ok(Self {
-            replay_clock: Some(clock),
+            counters: counters.collect::<Result<_>>()?,
+            reasons: array("reasons", 8, (Hook::ALL.len() * abi::REASONS) as u32)?,
+            replay_clock: Some(create_map("replay_clock", MapType::Array, [4, 8, 1], 0)?),
             ..Self::create()?
         })
     }

@@ -145,11 +145,11 @@ struct Counted {
 }
 
 impl Counted {
-    fn read(replay: &Replay<'_>) -> Result<Self> {
-        Ok(Self {
-            steps: replay.counters()?,
-            reasons: replay.reasons()?.into_iter().collect(),
-        })
+    fn read(replay: &Replay<'_>) -> Self {
+        Self {
+            steps: replay.counters(),
+            reasons: replay.reasons().into_iter().collect(),
+        }
     }
 
     /// What became of the one packet since then in a step.
@@ -201,7 +201,7 @@ impl Report {
         let nodes = replay.parts().iter().flat_map(|p| &p.graph.nodes);
         let explain = match explain {
             true => Some(Explain {
-                before: Counted::read(replay)?,
+                before: Counted::read(replay),
                 out: BufWriter::new(io::stdout()),
             }),
             false => None,
@@ -229,7 +229,7 @@ impl Report {
         let Some(explain) = &mut self.explain else {
             return Ok(());
         };
-        let now = Counted::read(replay)?;
+        let now = Counted::read(replay);
         let reasons = now.reasons_since(&explain.before);
         let met = met(&self.steps, replay, &now, &explain.before, &reasons);
         let number = self.sums.packets;
@@ -261,9 +261,9 @@ impl Report {
         if let Some(explain) = &mut self.explain {
             explain.out.flush()?;
         }
-        let counters = replay.counters()?;
+        let counters = replay.counters();
         let steps = || self.steps.iter().zip(&counters);
-        let reasons: BTreeMap<String, u64> = replay.reasons()?.into_iter().collect();
+        let reasons: BTreeMap<String, u64> = replay.reasons().into_iter().collect();
         let seconds = self.lasted as f64 / 1e9;
         if self.json {
             let steps: Vec<_> = steps()
