@@ -15,6 +15,7 @@
 #include <emptcp/chain.h>
 #include <emptcp/parse.h>
 #include <emptcp/ring.h>
+#include <emptcp/track.h>
 
 const volatile struct emptcp_entry emptcp_entry = {};
 char _license[] SEC("license") = "Dual BSD/GPL";
@@ -80,6 +81,15 @@ struct emptcp_enums {
 	enum emptcp_ring_reader_flags ring_reader_flags;
 	struct emptcp_ring_packet ring_packet;
 	struct emptcp_ring_reader ring_reader;
+	enum emptcp_track_way_flags track_way_flags;
+	enum emptcp_track_state track_state;
+	enum emptcp_track_kind track_kind;
+	enum emptcp_fallback fallback;
+	enum emptcp_track_flags track_flags;
+	enum emptcp_track_conn_flags track_conn_flags;
+	struct emptcp_track_key track_key;
+	struct emptcp_track_subflow track_subflow;
+	struct emptcp_track_conn track_conn;
 };
 const volatile struct emptcp_enums emptcp_enums = {};
 

@@ -67,6 +67,12 @@ enum emptcp_reason {
 	/** Not a failure: an ACK without room gave up SACK blocks, or its DSS, for what was added.
 	 */
 	EMPTCP_REASON_REPLACED,
+	/** Another connection has the same token. */
+	EMPTCP_REASON_TOKEN,
+	/** The tracker does not know the subflow or its connection. */
+	EMPTCP_REASON_UNTRACKED,
+	/** The keys of the connection were not seen. */
+	EMPTCP_REASON_NO_KEYS,
 	EMPTCP_REASON_MAX,
 };
 

@@ -68,6 +68,14 @@
  */
 #define EMPTCP_NEEDS_FQ "fq"
 
+/**
+ * The tracker itself: a selector, and the actor behind it, which come first in
+ * every path where a step needs what it remembers. Not for policies to name.
+ */
+#define EMPTCP_TRACKS "tracks"
+/** Goes by what the tracker remembers (tracked.h). */
+#define EMPTCP_TRACKED "tracked"
+
 /** Tags of a parameter: a line for people; must be given; value if not given; bounds, as in JSON.
  */
 #define EMPTCP_DOC(text) EMPTCP_TAG("doc:" text)
@@ -117,6 +125,9 @@
 #define EMPTCP_PER_STEP EMPTCP_TAG("scope:step")
 #define EMPTCP_SHARED EMPTCP_TAG("scope:policy")
 #define EMPTCP_KEPT EMPTCP_TAG("scope:keep")
+
+/** How many entries the map has, where a policy sets this limit. */
+#define EMPTCP_LIMIT(name) EMPTCP_TAG("limit:" #name)
 
 /** Licence of the module, one that the kernel takes for compatible with the GPL; another one may be
  * defined before this file is included. */

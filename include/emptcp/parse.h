@@ -399,6 +399,29 @@ static __always_inline void emptcp_subflow_of(const struct emptcp_pkt *pkt,
 	key->zone = pkt->links->zone;
 }
 
+/** Whether the source of a subflow is its higher end, by address and then port. */
+static __always_inline int emptcp_is_higher(const struct emptcp_subflow *s)
+{
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		if (s->src.w[i] != s->dst.w[i])
+			return s->src.w[i] > s->dst.w[i];
+	}
+	return s->sport > s->dport;
+}
+
+/** Turns the key of one direction of a subflow into that of the other one. */
+static __always_inline void emptcp_turn(struct emptcp_subflow *s)
+{
+	struct emptcp_addr addr = s->src;
+	emptcp_port port = s->sport;
+
+	s->src = s->dst;
+	s->sport = s->dport;
+	s->dst = addr;
+	s->dport = port;
+}
+
 /** Whether two addresses are the same. */
 static __always_inline int emptcp_addr_equal(const struct emptcp_addr *a,
 					     const struct emptcp_addr *b)

@@ -26,6 +26,7 @@ use crate::datapath::Outcome;
 use crate::datapath::interfaces;
 use crate::datapath::missing_fq;
 use crate::datapath::policy as policy_in_force;
+use crate::graph::with_tracker;
 use crate::plan::Plan;
 use crate::plan::plan;
 use crate::policy::Policy;
@@ -74,7 +75,8 @@ pub(super) fn put_in_force(
 ) -> Result<Option<Done>> {
     let host = Host::new(interfaces()?, Judge::InForce);
     let kernel = running_kernel()?;
-    let planned = bind_policy(context, policy, &host, kernel).and_then(|chains| {
+    let whole = with_tracker(policy, context.registry.modules());
+    let planned = bind_policy(context, &whole, &host, kernel).and_then(|chains| {
         let plan = plan(
             &chains,
             context.registry.modules(),
@@ -101,6 +103,7 @@ pub(super) fn put_in_force(
         interfaces: &host.interfaces,
         cgroups: host.cgroups(),
         tables: &tables,
+        limits: policy.limits(),
     };
     let here = Some((&host.interfaces, kernel));
     let warnings = warnings::warnings(&plan, context.registry.modules(), here);

@@ -21,6 +21,7 @@ use crate::datapath::Judge;
 use crate::datapath::interfaces;
 use crate::datapath::missing_fq;
 use crate::graph::Budget;
+use crate::graph::with_tracker;
 use crate::interface::Interface;
 use crate::interface::Interfaces;
 use crate::module::KernelVersion;
@@ -114,7 +115,8 @@ pub(super) fn with_plan(
     let budget = budget();
     let elsewhere = kernel.is_some();
     let kernel = kernel.map_or_else(running_kernel, Ok)?;
-    let planned = bind_policy(context, &policy, &host, kernel).and_then(|chains| {
+    let whole = with_tracker(&policy, context.registry.modules());
+    let planned = bind_policy(context, &whole, &host, kernel).and_then(|chains| {
         let plan = plan(
             &chains,
             context.registry.modules(),

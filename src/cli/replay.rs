@@ -25,6 +25,7 @@ use crate::datapath::Ran;
 use crate::datapath::Replay;
 use crate::datapath::Verdict;
 use crate::datapath::isolate;
+use crate::graph::with_tracker;
 use crate::module::Hook;
 use crate::params::AnyInterface;
 use crate::plan::at_hook;
@@ -69,7 +70,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     let interface = args.interface.as_deref();
     let kernel = running_kernel()?;
     let modules = context.registry.modules();
-    let bound = match bind_policy(context, &policy, interfaces, kernel) {
+    let whole = with_tracker(&policy, modules);
+    let bound = match bind_policy(context, &whole, interfaces, kernel) {
         Ok(bound) => bound,
         Err(errors) => return print_invalid(context, &errors),
     };

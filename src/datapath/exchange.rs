@@ -214,7 +214,7 @@ impl<'a> Change<'a> {
         let class = match present {
             Some(class) => class,
             None => loader.load_class(class, self.shared, &mut |wanted| {
-                state_map(self.home, &wanted)
+                state_map(self.home, &wanted, &self.apply.limits)
             })?,
         };
         let pin = array_pin(self.home, self.number, index);

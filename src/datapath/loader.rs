@@ -1,6 +1,7 @@
 //! From a graph to programs in the kernel: every step is a copy of its module's
 //! instructions with its own constants and maps, in one program array.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
@@ -53,6 +54,9 @@ struct Maps<'a> {
     rodata: &'a MapHandle,
 }
 
+/// Limits that a policy sets, by name.
+pub(crate) type Limits = BTreeMap<String, u32>;
+
 /// The map of a module that its steps keep: which, by scope and step number.
 #[derive(Debug)]
 pub(crate) struct StateMap<'a> {
@@ -68,6 +72,15 @@ pub(crate) struct Loader<'r> {
     kernel: KernelVersion,
     modules: HashMap<(usize, Family), Template>,
     entries: HashMap<Family, Template>,
+}
+
+impl StateMap<'_> {
+    /// How many entries it has, with the limits that a policy sets.
+    pub(crate) fn entries(&self, limits: &Limits) -> u32 {
+        let limit = self.info.limit.as_ref();
+        let set = limit.and_then(|name| limits.get(name));
+        set.copied().unwrap_or(self.prepared.max_entries)
+    }
 }
 
 impl<'r> Loader<'r> {

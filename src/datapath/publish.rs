@@ -114,6 +114,8 @@ pub struct Apply<'a> {
     pub cgroups: BTreeMap<String, u64>,
     /// The tables of the policy.
     pub tables: &'a [Planned],
+    /// The limits that the policy sets, by name.
+    pub limits: BTreeMap<String, u32>,
 }
 
 /// A policy that is in force, while that before is still there.

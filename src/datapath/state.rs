@@ -8,6 +8,7 @@ use anyhow::bail;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapHandle;
 
+use super::loader::Limits;
 use super::loader::StateMap;
 use super::maps::create_map;
 use crate::module::Scope;
@@ -34,19 +35,28 @@ pub(super) fn state_pin(home: &Home, scope: Scope, step: u32, map: &str) -> Path
 }
 
 /// The map that a step of a module keeps: the one that is there, else a new one.
-pub(super) fn state_map(home: &Home, wanted: &StateMap<'_>) -> Result<MapHandle> {
+pub(super) fn state_map(home: &Home, wanted: &StateMap<'_>, limits: &Limits) -> Result<MapHandle> {
     pin::create_folder(&home.join(STATE))?;
     let path = state_pin(home, wanted.info.scope, wanted.step, &wanted.info.name);
     let shape = wanted.prepared;
+    let entries = wanted.entries(limits);
     if path.exists() {
         let map = MapHandle::from_pinned_path(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
         let same = map.map_type() == shape.ty
             && map.key_size() == shape.key_size
             && map.value_size() == shape.value_size
-            && map.max_entries() == shape.max_entries;
+            && map.max_entries() == entries;
         if same {
             return Ok(map);
+        }
+        if wanted.info.scope == Scope::Keep && map.max_entries() != entries {
+            bail!(
+                "the map {} in force has room for {} entries, not for {entries}: what it holds would be \
+                 lost with another limit; delete the policy first",
+                wanted.info.name,
+                map.max_entries(),
+            );
         }
         if wanted.info.scope == Scope::Keep {
             bail!(
@@ -56,7 +66,7 @@ pub(super) fn state_map(home: &Home, wanted: &StateMap<'_>) -> Result<MapHandle>
         }
         pin::remove(&path)?;
     }
-    let sizes = [shape.key_size, shape.value_size, shape.max_entries];
+    let sizes = [shape.key_size, shape.value_size, entries];
     let map = create_map(&wanted.info.name, shape.ty, sizes, shape.flags)?;
     sys::pin(&map, &path).with_context(|| format!("cannot pin {}", path.display()))?;
     Ok(map)

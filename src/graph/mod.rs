@@ -9,6 +9,7 @@ mod build;
 mod join;
 mod path;
 mod simplify;
+mod tracker;
 mod values;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use path::check_run;
 pub use path::longest_path;
 pub use path::proves_lookup;
 pub use path::split;
+pub use tracker::with_tracker;
 pub use values::check_values;
 pub(crate) use values::value_tables;
 

@@ -236,6 +236,8 @@ fn flags(text: &str) -> Result<Flags, String> {
             "ends" => flags.ends = true,
             "context" => flags.context = true,
             "fq" => flags.fq = true,
+            "tracks" => flags.tracks = true,
+            "tracked" => flags.tracked = true,
             other => return Err(other.to_owned()),
         }
     }
@@ -266,6 +268,7 @@ fn maps(btf: &Btf<'_>, tags: &AllTags) -> Vec<MapInfo> {
             },
             table_of: own.get("table-of").cloned(),
             is_param: own.contains_key("param"),
+            limit: own.get("limit").cloned(),
             shape: shape(btf, &var).unwrap_or_default(),
             key: fields_of(btf, &var, "key").unwrap_or_default(),
             value: fields_of(btf, &var, "value").unwrap_or_default(),

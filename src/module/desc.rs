@@ -115,6 +115,10 @@ pub struct Flags {
     pub context: bool,
     /// Gives packets a time to leave, which needs the queueing discipline fq.
     pub fq: bool,
+    /// Is a part of the tracker.
+    pub tracks: bool,
+    /// Goes by what the tracker remembers, which therefore comes before it.
+    pub tracked: bool,
 }
 
 /// A module, as its object describes it.

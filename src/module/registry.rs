@@ -73,6 +73,8 @@ pub struct MapInfo {
     pub table_of: Option<String>,
     /// A parameter: a table of the policy takes its place.
     pub is_param: bool,
+    /// The limit of the policy that sets how many entries it has.
+    pub limit: Option<String>,
     /// Its layout.
     pub shape: Shape,
     /// What its keys hold; empty where that cannot be shown.

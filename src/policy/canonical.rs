@@ -26,6 +26,9 @@ pub fn canonical(policy: &Policy) -> Value {
         .map(|(key, n)| ((*key).to_owned(), json!(n.value)))
         .collect();
     put_object(&mut document, "limits", limits);
+    if !policy.track.is_empty() {
+        document.insert("track".into(), interfaces(&policy.track));
+    }
     let tables = policy
         .tables
         .iter()
@@ -108,6 +111,10 @@ fn table(table: &Table) -> Value {
     Value::Object(object)
 }
 
+fn interfaces(patterns: &[InterfacePattern]) -> Value {
+    patterns.iter().map(interface).collect()
+}
+
 /// A chain as an element of `chains`, in the form of [`canonical`].
 pub fn canonical_chain(chain: &Chain) -> Value {
     let mut object = Map::new();
@@ -118,10 +125,7 @@ pub fn canonical_chain(chain: &Chain) -> Value {
         hooks => hooks.iter().map(|hook| Value::from(hook.name())).collect(),
     };
     object.insert("hook".into(), hook);
-    object.insert(
-        "interfaces".into(),
-        chain.interfaces.iter().map(interface).collect(),
-    );
+    object.insert("interfaces".into(), interfaces(&chain.interfaces));
     let priority = chain.priority.value;
     put_unless(&mut object, "priority", &priority, &0, priority);
     put_unless(&mut object, "enabled", &chain.enabled, &true, chain.enabled);

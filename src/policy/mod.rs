@@ -9,6 +9,7 @@
 //! - `version`: 1.
 //! - `$schema`, `comment`: strings without effect.
 //! - `limits`: [`LIMITS`], a positive number each.
+//! - `track`: array of interfaces whose subflows and connections are tracked, for views.
 //! - `tables`: object of name to [`Table`]: sets and maps that are changed at run time.
 //! - `selectors`: object of name to expression: shared sub-policies of chains.
 //! - `actors`: object of name to list of steps: shared sub-policies of chains.
@@ -99,6 +100,8 @@ pub use resolve::ResolvedChain;
 pub use resolve::ResolvedExpr;
 pub use resolve::ResolvedStep;
 
+use std::collections::BTreeMap;
+
 use crate::module::Hook;
 use crate::module::TableKey;
 use crate::module::Type;
@@ -132,6 +135,8 @@ pub struct Policy {
     pub comment: Option<String>,
     /// `limits`, in the order of [`LIMITS`].
     pub limits: Vec<(&'static str, Spanned<u32>)>,
+    /// `track`: where subflows and connections are tracked even if no step needs it.
+    pub track: Vec<InterfacePattern>,
     /// Tables as written, fragments in order.
     pub tables: Vec<Table>,
     /// Shared expressions as written, fragments in order.
@@ -161,12 +166,12 @@ impl Policy {
         self.tables.iter().find(|table| table.name.value == name)
     }
 
-    /// A limit that the policy sets.
-    pub fn limit(&self, name: &str) -> Option<u32> {
-        self.limits
-            .iter()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value.value)
+    /// The limits that the policy sets, by name.
+    pub fn limits(&self) -> BTreeMap<String, u32> {
+        let limits = self.limits.iter();
+        limits
+            .map(|(name, value)| ((*name).to_owned(), value.value))
+            .collect()
     }
 }
 

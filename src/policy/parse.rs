@@ -63,11 +63,12 @@ pub(super) fn parse_with_chain(
     parser.finish()
 }
 
-pub(crate) const FIELDS: [&str; 8] = [
+pub(crate) const FIELDS: [&str; 9] = [
     "version",
     "$schema",
     "comment",
     "limits",
+    "track",
     "tables",
     "selectors",
     "actors",
@@ -239,6 +240,14 @@ impl Parser {
                     }
                 }
                 "limits" => self.limits(value),
+                "track" => {
+                    for pattern in self.interfaces(value).into_iter().flatten() {
+                        // Another fragment may have it too.
+                        if !self.policy.track.contains(&pattern) {
+                            self.policy.track.push(pattern);
+                        }
+                    }
+                }
                 "tables" => {
                     for member in self
                         .object(value, "an object of name to table")

@@ -16,6 +16,16 @@ pub struct ResolvedChain<'a> {
     pub act: Vec<ResolvedStep<'a>>,
 }
 
+impl<'a> ResolvedChain<'a> {
+    /// All its steps: selectors as written, then actors.
+    pub fn steps(&self) -> Vec<&ResolvedStep<'a>> {
+        let mut steps = Vec::new();
+        self.select.steps(&mut steps);
+        steps.extend(&self.act);
+        steps
+    }
+}
+
 /// An expression without `use`.
 #[derive(Clone, Debug)]
 pub enum ResolvedExpr<'a> {
@@ -27,6 +37,18 @@ pub enum ResolvedExpr<'a> {
     Not(Box<ResolvedExpr<'a>>),
     /// A selector.
     Step(ResolvedStep<'a>),
+}
+
+impl<'a> ResolvedExpr<'a> {
+    fn steps<'e>(&'e self, steps: &mut Vec<&'e ResolvedStep<'a>>) {
+        match self {
+            ResolvedExpr::All(parts) | ResolvedExpr::Any(parts) => {
+                parts.iter().for_each(|part| part.steps(steps));
+            }
+            ResolvedExpr::Not(part) => part.steps(steps),
+            ResolvedExpr::Step(step) => steps.push(step),
+        }
+    }
 }
 
 /// A step and its name in the chain.

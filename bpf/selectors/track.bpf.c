@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The tracker: takes up each packet of a subflow of Multipath TCP, once for each
+ * direction wherever it meets us. It matches the packet that shows the keys of a
+ * connection, for what follows to make tokens of them, so that only handshakes
+ * pay for hashes.
+ */
+#include <emptcp/clock.h>
+#include <emptcp/length.h>
+#include <emptcp/tracked.h>
+
+EMPTCP_NO_PARAMS(track);
+
+/** Window scale (RFC 7323, 2.2). */
+#define TCPOPT_WINDOW 3
+#define TCPOLEN_WINDOW 3
+#define TCP_WSCALE_MAX 14
+
+/** A direction that was not seen for so long where it is counted may be counted elsewhere. */
+#define TRACK_ELSEWHERE_NS 1000000000ULL
+
+/** A new subflow is made here: too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct emptcp_track_subflow);
+	__uint(max_entries, 1);
+} track_scratch SEC(".maps");
+
+/*
+ * Walks through options are functions that the verifier looks at once: what it
+ * knows of subflows would else multiply with each round. They take where the TCP
+ * header is, and how long.
+ */
+static __always_inline struct emptcp_pkt track_at(struct emptcp_ctx *ctx, __u32 tcp_off,
+						  __u32 tcp_len)
+{
+	tcp_off &= EMPTCP_OFF_MASK;
+	return (struct emptcp_pkt){
+		.tcp = ctx_data(ctx) + tcp_off,
+		.tcp_off = tcp_off,
+		.tcp_len = tcp_len & 63,
+	};
+}
+
+/** Offset of the window scale from the start of the TCP header; 0: none. */
+__noinline int track_find_wscale(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 tcp_len)
+{
+	struct emptcp_pkt pkt = track_at(ctx, tcp_off, tcp_len);
+
+	return tcpopt_find(ctx, &pkt, TCPOPT_WINDOW, TCPOLEN_WINDOW);
+}
+
+/** Offset of timestamps, wherever they are. */
+__noinline int track_find_timestamps(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 tcp_len)
+{
+	struct emptcp_pkt pkt = track_at(ctx, tcp_off, tcp_len);
+
+	return tcpopt_find(ctx, &pkt, TCPOPT_TIMESTAMP, TCPOLEN_TIMESTAMP);
+}
+
+/** Offset of the MPTCP option of a SYN or SYN/ACK; 0: none. */
+__noinline int track_find_hello(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 tcp_len)
+{
+	struct emptcp_pkt pkt = track_at(ctx, tcp_off, tcp_len);
+
+	return tcpopt_find(ctx, &pkt, TCPOPT_MPTCP, TCPOLEN_MPTCP_MPC_SYN);
+}
+
+/** The options that matter behind the handshake. */
+struct track_scan {
+	/** A bit for each subtype. */
+	__u32 subtypes;
+	/** Flags of the DSS. */
+	__u32 dss;
+	/** Third byte of MP_PRIO. */
+	__u32 prio;
+};
+
+static __always_inline int track_scan_visit(const struct tcpopt *opt, void *arg)
+{
+	__u32 subtype = mptcp_subtype(opt->at), is_prio, flags = 0;
+	struct track_scan *scan = arg;
+
+	if (subtype == MPTCP_DSS && tcpopt_has(opt, TCPOLEN_MPTCP_DSS_BASE))
+		flags = opt->at[3];
+	is_prio = subtype == MPTCP_MP_PRIO;
+	scan->dss = emptcp_forget(scan->dss | flags);
+	scan->prio = emptcp_forget(scan->prio | is_prio * opt->at[2]);
+	scan->subtypes = emptcp_forget(scan->subtypes | 1 << subtype);
+	return TCPOPT_GO_ON;
+}
+
+/** Subtypes in the lower 16 bits, then flags of the DSS, then the lower bits of MP_PRIO. */
+__noinline int track_find_options(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 tcp_len)
+{
+	struct emptcp_pkt pkt = track_at(ctx, tcp_off, tcp_len);
+	struct track_scan scan = {
+		.subtypes = emptcp_forget(0),
+		.dss = emptcp_forget(0),
+		.prio = emptcp_forget(0),
+	};
+
+	mptcp_walk(ctx, &pkt, TCPOLEN_MPTCP_MIN, track_scan_visit, &scan);
+	return (scan.subtypes & 0xffff) | (scan.dss & 0xff) << 16 | (scan.prio & 1) << 24;
+}
+
+/** What the option of a handshake says. */
+struct track_hello {
+	/** enum emptcp_track_kind; 0: there is none. */
+	__u32 kind;
+	__u32 version;
+	/** MP_JOIN. */
+	__u32 addr_id;
+	__u32 backup;
+	/** MP_JOIN of a SYN. */
+	__u32 token;
+};
+
+/** Reads the MPTCP option of a SYN or SYN/ACK. */
+static __always_inline void track_hello(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					struct track_hello *hello)
+{
+	__u32 off = track_find_hello(ctx, pkt->tcp_off, pkt->tcp_len) & 63;
+	const __u8 *opt;
+
+	hello->kind = 0;
+	hello->version = 1;
+	if (!off)
+		return;
+	opt = tcpopt_at(ctx, pkt, off, TCPOLEN_MPTCP_MPC_SYN);
+	if (!opt)
+		return;
+	if (mptcp_subtype(opt) == MPTCP_MP_CAPABLE) {
+		hello->kind = EMPTCP_TRACK_INITIAL;
+		hello->version = opt[2] & 15;
+		return;
+	}
+	if (mptcp_subtype(opt) != MPTCP_MP_JOIN)
+		return;
+	opt = tcpopt_at(ctx, pkt, off, TCPOLEN_MPTCP_MPJ_SYN);
+	if (!opt)
+		return;
+	hello->kind = EMPTCP_TRACK_JOINED;
+	hello->backup = opt[2] & MPTCP_BACKUP;
+	hello->addr_id = opt[3];
+	hello->token = mptcp_be32(opt + 4);
+}
+
+/** The window scale that a SYN offers. */
+static __always_inline __u32 track_wscale(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
+{
+	__u32 off = track_find_wscale(ctx, pkt->tcp_off, pkt->tcp_len) & 63;
+	const __u8 *opt;
+
+	if (!off)
+		return 0;
+	opt = tcpopt_at(ctx, pkt, off, TCPOLEN_WINDOW);
+	if (!opt)
+		return 0;
+	return opt[2] > TCP_WSCALE_MAX ? TCP_WSCALE_MAX : opt[2];
+}
+
+/** The timestamps of a packet, TSval at 2 and TSecr at 6; NULL: none. */
+static __always_inline const __u8 *track_timestamps(struct emptcp_ctx *ctx,
+						    const struct emptcp_pkt *pkt)
+{
+	const __u32 *usual = (const void *)(pkt->tcp + 1);
+	__u32 off;
+
+	if ((const void *)(usual + 3) <= ctx_data_end(ctx) && pkt->tcp_len >= 32 &&
+	    *usual == bpf_htonl(0x0101080a))
+		return (const __u8 *)usual + 2;
+	off = track_find_timestamps(ctx, pkt->tcp_off, pkt->tcp_len) & 63;
+	return off ? tcpopt_at(ctx, pkt, off, TCPOLEN_TIMESTAMP) : NULL;
+}
+
+/** Takes up what a SYN or SYN/ACK says of who sends it. */
+static __always_inline void track_greet(struct emptcp_track_way *way,
+					const struct track_hello *hello, __u32 wscale)
+{
+	way->wscale = wscale;
+	if (hello->kind == EMPTCP_TRACK_INITIAL) {
+		/* The address of the first subflow (RFC 8684, 3.2). */
+		way->addr_id = 0;
+		way->flags |= EMPTCP_WAY_HAS_ID;
+	}
+	if (hello->kind != EMPTCP_TRACK_JOINED)
+		return;
+	way->addr_id = hello->addr_id;
+	way->flags |= EMPTCP_WAY_HAS_ID;
+	if (hello->backup)
+		way->flags |= EMPTCP_WAY_ASKS_BACKUP;
+}
+
+/** A new subflow that waits for the end of its handshake; NULL: no room. opener: direction of its
+ * SYN. */
+static __always_inline struct emptcp_track_subflow *
+track_new(const struct emptcp_subflow *key, const struct track_hello *hello, int opener)
+{
+	struct emptcp_track_subflow *sub;
+	__u32 zero = 0;
+
+	sub = bpf_map_lookup_elem(&track_scratch, &zero);
+	if (!sub)
+		return NULL;
+	__builtin_memset(sub, 0, sizeof(*sub));
+	sub->created = emptcp_boot_now();
+	sub->kind = hello->kind;
+	sub->version = hello->version;
+	sub->opener = opener;
+	sub->client = hello->kind == EMPTCP_TRACK_INITIAL ? opener : EMPTCP_DIRECTION_UNKNOWN;
+	sub->way[0].wscale = EMPTCP_WSCALE_UNKNOWN;
+	sub->way[1].wscale = EMPTCP_WSCALE_UNKNOWN;
+	if (bpf_map_update_elem(&half_open, key, sub, BPF_ANY))
+		return NULL;
+	return bpf_map_lookup_elem(&half_open, key);
+}
+
+/** Notes that the connection goes on as plain TCP, and which packet showed it. */
+static __always_inline void track_fallback(struct emptcp_track_subflow *sub, int from, __u32 seq,
+					   int cause)
+{
+	if (sub->fallback || sub->kind != EMPTCP_TRACK_INITIAL)
+		return;
+	sub->fallback = cause;
+	sub->fallback_way = from;
+	sub->fallback_seq = seq;
+	sub->fallback_at = emptcp_boot_now();
+}
+
+/** SYN. */
+static __always_inline struct emptcp_track_subflow *
+track_syn(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
+	  int from, struct emptcp_track_subflow *half)
+{
+	__u32 next = bpf_ntohl(pkt->tcp->seq) + 1, wscale;
+	struct emptcp_track_subflow *sub;
+	struct track_hello hello = {};
+
+	/* Once more. */
+	if (half && half->opener == from && half->proof == next)
+		return half;
+	track_hello(ctx, pkt, &hello);
+	if (!hello.kind) {
+		if (half)
+			bpf_map_delete_elem(&half_open, key);
+		return NULL;
+	}
+	wscale = track_wscale(ctx, pkt);
+	sub = track_new(key, &hello, from);
+	if (!sub)
+		return NULL;
+	sub->proof = next;
+	sub->token = hello.token;
+	if (hello.kind == EMPTCP_TRACK_JOINED)
+		sub->flags |= EMPTCP_TRACK_HAS_TOKEN;
+	track_greet(&sub->way[from & 1], &hello, wscale);
+	return sub;
+}
+
+/** SYN/ACK. */
+static __always_inline struct emptcp_track_subflow *
+track_synack(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
+	     int from, struct emptcp_track_subflow *half)
+{
+	__u32 seq = bpf_ntohl(pkt->tcp->seq), ack = bpf_ntohl(pkt->tcp->ack_seq), wscale;
+	struct track_hello hello = {};
+
+	if (half && half->state != EMPTCP_TRACK_SYN)
+		return half->opener != from && half->proof == seq + 1 ? half : NULL;
+	/* Of another handshake, or of nobody who saw the SYN. */
+	if (half && (half->opener == from || half->proof != ack))
+		return NULL;
+	track_hello(ctx, pkt, &hello);
+	wscale = track_wscale(ctx, pkt);
+	if (!half) {
+		if (!hello.kind)
+			return NULL;
+		half = track_new(key, &hello, !from);
+		if (!half)
+			return NULL;
+	}
+	half->state = EMPTCP_TRACK_SYNACK;
+	half->proof = seq + 1;
+	if (hello.kind == EMPTCP_TRACK_INITIAL)
+		half->version = hello.version;
+	else if (!hello.kind)
+		track_fallback(half, from, seq, EMPTCP_FALLBACK_SYNACK);
+	track_greet(&half->way[from & 1], &hello, wscale);
+	return half;
+}
+
+/** Ties a joined subflow to its connection, whose token its SYN had. */
+static __always_inline void track_tie(struct emptcp_track_subflow *sub, __u32 zone)
+{
+	struct emptcp_track_key key = {.token = sub->token, .zone = zone};
+	struct emptcp_track_conn *conn;
+
+	if (!(sub->flags & EMPTCP_TRACK_HAS_TOKEN) || sub->flags & EMPTCP_TRACK_TIED)
+		return;
+	conn = bpf_map_lookup_elem(&connections, &key);
+	if (conn) {
+		sub->client = sub->opener;
+	} else {
+		const emptcp_token *server = bpf_map_lookup_elem(&client_tokens, &key);
+
+		if (!server)
+			return;
+		key.token = *server;
+		conn = bpf_map_lookup_elem(&connections, &key);
+		if (!conn)
+			return;
+		sub->client = !sub->opener;
+	}
+	sub->conn = key;
+	sub->version = conn->version;
+	/* Two that join in the same microsecond on two CPUs may get one number. */
+	sub->index = conn->ever;
+	sub->flags |= EMPTCP_TRACK_TIED;
+	__sync_fetch_and_add(&conn->ever, 1);
+	__sync_fetch_and_add(&conn->live, 1);
+	conn->closed = 0;
+}
+
+/** Whether a packet shows that the handshake is over. */
+static __always_inline int track_proves(const struct emptcp_track_subflow *half,
+					const struct tcphdr *tcp, int from, __u32 subtypes)
+{
+	__u32 ack = bpf_ntohl(tcp->ack_seq), seq = bpf_ntohl(tcp->seq);
+
+	if (!tcp->ack || tcp->rst)
+		return 0;
+	if (from == half->opener) {
+		/* No more than the window is under way. */
+		if (half->state == EMPTCP_TRACK_SYNACK)
+			return ack - half->proof < EMPTCP_WINDOW_MAX;
+		/* Of who answers nothing is seen here. */
+		return seq == half->proof &&
+		       subtypes & (1 << MPTCP_MP_CAPABLE | 1 << MPTCP_MP_JOIN);
+	}
+	/* Who answered goes on, and of who asks nothing is seen here. */
+	return half->state == EMPTCP_TRACK_SYNACK && !half->way[half->opener & 1].last;
+}
+
+/** Makes a subflow whose handshake is proven one that stays. */
+static __always_inline struct emptcp_track_subflow *
+track_establish(const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
+		struct emptcp_track_subflow *half, int from, __u32 subtypes)
+{
+	struct emptcp_track_subflow *sub;
+
+	half->state = EMPTCP_TRACK_ESTABLISHED;
+	if (from == half->opener && !subtypes)
+		track_fallback(half, from, bpf_ntohl(pkt->tcp->seq), EMPTCP_FALLBACK_ACK);
+	if (half->kind == EMPTCP_TRACK_JOINED)
+		track_tie(half, key->zone);
+	if (bpf_map_update_elem(&subflows, key, half, BPF_ANY)) {
+		emptcp_count_reason(emptcp_number(EMPTCP_NUMBER_HOOK), EMPTCP_REASON_MAP_FULL);
+		return half;
+	}
+	bpf_map_delete_elem(&half_open, key);
+	sub = bpf_map_lookup_elem(&subflows, key);
+	return sub;
+}
+
+static __always_inline void track_scan(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+				       struct track_scan *scan)
+{
+	const __u32 *ts = (const void *)(pkt->tcp + 1);
+	const __u8 *dss = (const void *)(ts + 3);
+	__u32 found;
+
+	/* What most packets have: timestamps, and a DSS that fills the rest. */
+	if ((const void *)(dss + TCPOLEN_MPTCP_DSS_BASE) <= ctx_data_end(ctx) &&
+	    *ts == bpf_htonl(0x0101080a) && dss[0] == TCPOPT_MPTCP && dss[1] == pkt->tcp_len - 32 &&
+	    mptcp_subtype(dss) == MPTCP_DSS) {
+		scan->subtypes = 1 << MPTCP_DSS;
+		scan->dss = dss[3];
+		scan->prio = 0;
+		return;
+	}
+	found = track_find_options(ctx, pkt->tcp_off, pkt->tcp_len);
+	scan->subtypes = found & 0xffff;
+	scan->dss = found >> 16 & 0xff;
+	scan->prio = found >> 24 & 1;
+}
+
+/** Forgets a subflow, and with the last one a connection that has ended. */
+static __always_inline void track_close(const struct emptcp_subflow *key,
+					const struct emptcp_track_subflow *sub, __u64 now)
+{
+	struct emptcp_track_key id = sub->conn, client;
+	int tied = sub->flags & EMPTCP_TRACK_TIED;
+	struct emptcp_track_conn *conn;
+
+	/* Of several CPUs, or parts of a path, one comes through. */
+	if (bpf_map_delete_elem(&subflows, key) || !tied)
+		return;
+	conn = bpf_map_lookup_elem(&connections, &id);
+	if (!conn)
+		return;
+	__sync_fetch_and_add(&conn->live, -1);
+	if (*(volatile __u32 *)&conn->live)
+		return;
+	conn->closed = now;
+	if (!(conn->flags & EMPTCP_CONN_ENDS))
+		return;
+	client.token = conn->client_token;
+	client.zone = id.zone;
+	bpf_map_delete_elem(&client_tokens, &client);
+	bpf_map_delete_elem(&secrets, &id);
+	bpf_map_delete_elem(&connections, &id);
+}
+
+/** Whether the packet counts here; where it counted before, it counts there. */
+static __always_inline int track_counts_here(struct emptcp_ctx *ctx, struct emptcp_track_way *way,
+					     __u64 now)
+{
+	__u32 ifindex = ctx_ifindex(ctx);
+	__u8 hook = emptcp_number(EMPTCP_NUMBER_HOOK) + 1;
+
+	if (way->ifindex == ifindex && way->hook == hook)
+		return 1;
+	/* Another CPU's time may lie ahead. */
+	if (way->hook && (__s64)(now - way->last) < (__s64)TRACK_ELSEWHERE_NS)
+		return 0;
+	way->ifindex = ifindex;
+	way->hook = hook;
+	way->l2_len = 0;
+	return 1;
+}
+
+/** Keeps the link-layer header for frames that are made later. */
+static __always_inline void track_link_layer(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					     struct emptcp_track_way *way)
+{
+	const __u8 *data = ctx_data(ctx);
+
+	if (pkt->ip_off < sizeof(struct ethhdr) ||
+	    (const void *)(data + EMPTCP_L2_MAX) > ctx_data_end(ctx))
+		return;
+	__builtin_memcpy(way->l2, data, EMPTCP_L2_MAX);
+	way->l2_len = pkt->ip_off <= EMPTCP_L2_MAX ? pkt->ip_off : 0;
+}
+
+/** Adds to what the connection has carried. client: the packet comes from its client. */
+static __always_inline void track_total(const struct emptcp_track_subflow *sub, int client,
+					__u32 payload)
+{
+	struct emptcp_track_conn *conn = emptcp_tracked_conn(sub);
+
+	if (conn)
+		__sync_fetch_and_add(&conn->bytes[client ? 0 : 1], payload);
+}
+
+static __always_inline void track_ends(const struct emptcp_track_subflow *sub)
+{
+	struct emptcp_track_conn *conn = emptcp_tracked_conn(sub);
+
+	if (conn)
+		conn->flags |= EMPTCP_CONN_ENDS;
+}
+
+static __always_inline int track_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+				       const struct track_params *p)
+{
+	const struct tcphdr *tcp = pkt->tcp;
+	struct emptcp_track_way *way, *back;
+	struct emptcp_track_subflow *sub;
+	struct emptcp_subflow key;
+	struct track_scan scan;
+	__u32 payload, again, seq = bpf_ntohl(tcp->seq);
+	const __u8 *opt;
+	int from, is_closed, shows_keys;
+	__u64 now;
+
+	from = emptcp_track_key_of(pkt, &key);
+	sub = bpf_map_lookup_elem(&subflows, &key);
+	if (emptcp_unlikely(!sub || tcp->syn || sub->flags & EMPTCP_TRACK_REOPENS)) {
+		struct emptcp_track_subflow *half = bpf_map_lookup_elem(&half_open, &key);
+
+		if (tcp->syn) {
+			/* The old one stays until the new one is proven. */
+			if (sub)
+				sub->flags |= EMPTCP_TRACK_REOPENS;
+			if (tcp->ack)
+				sub = track_synack(ctx, pkt, &key, from, half);
+			else
+				sub = track_syn(ctx, pkt, &key, from, half);
+			scan.subtypes = scan.dss = scan.prio = 0;
+		} else {
+			if (half)
+				sub = half;
+			/* Else clang combines two tests of pointers into one of numbers. */
+			asm volatile("" : "+r"(sub));
+			if (!sub)
+				return 0;
+			track_scan(ctx, pkt, &scan);
+			if (sub->state < EMPTCP_TRACK_ESTABLISHED) {
+				if (tcp->rst) {
+					bpf_map_delete_elem(&half_open, &key);
+					return 0;
+				}
+				if (track_proves(sub, tcp, from, scan.subtypes))
+					sub = track_establish(pkt, &key, sub, from, scan.subtypes);
+			}
+		}
+		if (!sub)
+			return 0;
+	} else {
+		track_scan(ctx, pkt, &scan);
+	}
+	asm volatile("" : "+r"(ctx));
+
+	now = emptcp_boot_now();
+	way = &sub->way[from & 1];
+	back = &sub->way[!(from & 1)];
+	if (!track_counts_here(ctx, way, now))
+		return 0;
+	payload = emptcp_payload_len(ctx, pkt);
+	again = emptcp_sequence_take(&way->sequence, tcp, payload);
+	__sync_fetch_and_add(&way->packets, ctx_segments(ctx));
+	if (payload) {
+		__sync_fetch_and_add(&way->bytes, payload);
+		if (again)
+			__sync_fetch_and_add(&way->retransmitted, again);
+		if (payload > again)
+			track_total(sub, from == sub->client, payload - again);
+	}
+	way->ack = bpf_ntohl(tcp->ack_seq);
+	way->window = bpf_ntohs(tcp->window);
+	if (pkt->version == 4) {
+		way->ttl = pkt->ip4->ttl;
+		way->tos = pkt->ip4->tos;
+	} else {
+		way->ttl = pkt->ip6->hop_limit;
+		way->tos = pkt->ip6->priority << 4 | pkt->ip6->flow_lbl[0] >> 4;
+	}
+	if (!way->l2_len)
+		track_link_layer(ctx, pkt, way);
+	opt = track_timestamps(ctx, pkt);
+	if (opt) {
+		way->ts_ecr = mptcp_be32(opt + 6);
+		emptcp_rtt_take(&way->rtt, &back->rtt, opt, tcp, payload || tcp->syn || tcp->fin,
+				now / 1000);
+	}
+	way->last = now;
+
+	if (scan.subtypes & 1 << MPTCP_MP_PRIO) {
+		if (scan.prio & MPTCP_BACKUP)
+			way->flags |= EMPTCP_WAY_ASKS_BACKUP;
+		else
+			way->flags &= ~EMPTCP_WAY_ASKS_BACKUP;
+	}
+	if (scan.subtypes & 1 << MPTCP_MP_FAIL)
+		track_fallback(sub, from, seq, EMPTCP_FALLBACK_FAIL);
+	if (scan.subtypes & 1 << MPTCP_DSS)
+		way->flags |= EMPTCP_WAY_DSS;
+	else if (payload && !scan.subtypes && !(way->flags & EMPTCP_WAY_DSS) && !tcp->syn)
+		track_fallback(sub, from, seq, EMPTCP_FALLBACK_DATA);
+	if (scan.dss & MPTCP_DSS_DATA_FIN || scan.subtypes & 1 << MPTCP_MP_FASTCLOSE)
+		track_ends(sub);
+
+	if (tcp->fin) {
+		way->flags |= EMPTCP_WAY_FIN;
+		if (back->flags & EMPTCP_WAY_FIN)
+			sub->state = EMPTCP_TRACK_CLOSING;
+	}
+	shows_keys = scan.subtypes & 1 << MPTCP_MP_CAPABLE && from == sub->opener && !tcp->syn &&
+		     sub->kind == EMPTCP_TRACK_INITIAL && !(sub->flags & EMPTCP_TRACK_TIED) &&
+		     sub->state == EMPTCP_TRACK_ESTABLISHED;
+	is_closed = tcp->rst || (sub->state == EMPTCP_TRACK_CLOSING && !tcp->fin && tcp->ack &&
+				 (__s32)(way->ack - back->sequence.end) >= 0);
+	if (is_closed)
+		track_close(&key, sub, now);
+	return shows_keys;
+}
+
+EMPTCP_SELECTOR(track, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_IMPURE "," EMPTCP_TRACKS,
+		"Tracks subflows and connections; matches packets that show the keys of one");
