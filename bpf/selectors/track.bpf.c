@@ -475,7 +475,8 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 	int from, is_closed, shows_keys;
 	__u64 now;
 
-	from = emptcp_track_key_of(pkt, &key);
+	/* Not known to the verifier, else it looks at all that follows once for each direction. */
+	from = emptcp_forget(emptcp_track_key_of(pkt, &key)) & 1;
 	sub = bpf_map_lookup_elem(&subflows, &key);
 	if (emptcp_unlikely(!sub || tcp->syn || sub->flags & EMPTCP_TRACK_REOPENS)) {
 		struct emptcp_track_subflow *half = bpf_map_lookup_elem(&half_open, &key);
@@ -512,6 +513,9 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 		track_scan(ctx, pkt, &scan);
 	}
 	asm volatile("" : "+r"(ctx));
+	scan.subtypes = emptcp_forget(scan.subtypes);
+	scan.dss = emptcp_forget(scan.dss);
+	scan.prio = emptcp_forget(scan.prio);
 
 	now = emptcp_boot_now();
 	way = &sub->way[from & 1];

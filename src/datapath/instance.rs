@@ -9,6 +9,7 @@ use anyhow::Result;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
+use libbpf_rs::MapType;
 
 use super::class::Class;
 use super::class::Side;
@@ -290,14 +291,23 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// The kernel's, for maps whose entries cannot be deleted.
+    /// The kernel's.
     pub fn forget(&self) -> Result<()> {
         for State { name, map, .. } in &self.state {
             // First all of them: behind one that is deleted the kernel begins anew.
             let keys: Vec<Vec<u8>> = map.keys().collect();
+            let zeros = vec![0; map.value_size() as usize];
             for key in keys {
-                map.delete(&key)
-                    .with_context(|| format!("cannot empty the map {name}"))?;
+                match map.map_type() {
+                    // Entries of arrays are always there.
+                    MapType::Array => map.update(&key, &zeros, MapFlags::ANY),
+                    MapType::PercpuArray => {
+                        let cpus = libbpf_rs::num_possible_cpus()?;
+                        map.update_percpu(&key, &vec![zeros.clone(); cpus], MapFlags::ANY)
+                    }
+                    _ => map.delete(&key),
+                }
+                .with_context(|| format!("cannot empty the map {name}"))?;
             }
         }
         Ok(())
