@@ -3,12 +3,13 @@
 #
 # Measurements on this machine (root); docs/performance.md says what they mean.
 #
-#   scripts/bench.sh [chains|apply|change|tables|transfer]...     (default: all of them)
+#   scripts/bench.sh [chains|apply|change|tables|tracker|transfer]...     (default: all of them)
 #
 #   chains     nanoseconds of chains and modules beside monoliths (emptcp bench)
 #   apply      time and memory of an apply of 1,000 steps; size of the binary
 #   change     time of an apply that changes nothing, and of the exchange of one step
 #   tables     nanoseconds of look-ups in tables, small and large; time of table load and add
+#   tracker    nanoseconds and memory of tracked connections, up to 100,000
 #   transfer   goodput of MPTCP over two paths, with chains at both ends and without
 #
 # Network namespaces begin with emptcp-bench-, and go away at any exit.
@@ -18,12 +19,12 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-usage() { sed -n '4,16s/^# \{0,1\}//p' "$ROOT/scripts/bench.sh"; }
+usage() { sed -n '4,17s/^# \{0,1\}//p' "$ROOT/scripts/bench.sh"; }
 
 parts=()
 for arg; do
 	case $arg in
-	chains | apply | change | tables | transfer) parts+=("$arg") ;;
+	chains | apply | change | tables | tracker | transfer) parts+=("$arg") ;;
 	-h | --help)
 		usage
 		exit
@@ -34,7 +35,7 @@ for arg; do
 		;;
 	esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(chains apply change tables transfer)
+[ ${#parts[@]} -gt 0 ] || parts=(chains apply change tables tracker transfer)
 [ "$(id -u)" = 0 ] || die "measurements need root"
 
 toolchain
@@ -300,6 +301,11 @@ timed() {
 	in_ns a "$@" >"$tmp/out"
 	took=$((($(date +%s%N) - start) / 10000))
 	echo "table $3 $4 $(basename "$5"): $((took / 100)).$(printf %02d $((took % 100))) ms (ip netns exec included)"
+}
+
+tracker() {
+	echo "== the tracker, each packet of another connection at random"
+	cargo test --release --quiet --test tracked -- --ignored --nocapture | grep 'tracked connections:'
 }
 
 tables() {

@@ -46,6 +46,8 @@ pub struct Options {
     pub drop_undecidable: bool,
     /// Steps are joined into programs.
     pub join: bool,
+    /// Entries of maps of which a policy may limit the number; `None`: as many as they have without.
+    pub limit: Option<u32>,
 }
 
 impl Default for Options {
@@ -56,6 +58,7 @@ impl Default for Options {
             frags: false,
             drop_undecidable: false,
             join: true,
+            limit: None,
         }
     }
 }
@@ -96,7 +99,11 @@ pub(super) struct State {
 }
 
 /// The map that a step asks for, made where nobody has asked for it yet.
-pub(super) fn state_map(state: &mut Vec<State>, wanted: &StateMap<'_>) -> Result<MapHandle> {
+pub(super) fn state_map(
+    state: &mut Vec<State>,
+    wanted: &StateMap<'_>,
+    limit: Option<u32>,
+) -> Result<MapHandle> {
     let name = &wanted.info.name;
     let step = (wanted.info.scope == Scope::Step).then_some(wanted.step);
     if let Some(known) = state.iter().find(|s| s.name == *name && s.step == step) {
@@ -108,7 +115,9 @@ pub(super) fn state_map(state: &mut Vec<State>, wanted: &StateMap<'_>) -> Result
         [
             wanted.prepared.key_size,
             wanted.prepared.value_size,
-            wanted.prepared.max_entries,
+            limit
+                .filter(|_| wanted.info.limit.is_some())
+                .unwrap_or(wanted.prepared.max_entries),
         ],
         wanted.prepared.flags,
     )?;
@@ -183,7 +192,7 @@ impl Instance {
         let mut loader = Loader::new(registry, kernel);
         let mut state: Vec<State> = Vec::new();
         let loaded = loader.load_class(&class, &shared, &mut |wanted| {
-            state_map(&mut state, &wanted)
+            state_map(&mut state, &wanted, options.limit)
         })?;
         let side = Side {
             generation: 1,

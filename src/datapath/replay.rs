@@ -223,7 +223,7 @@ impl<'r> Replay<'r> {
             let state = &mut self.state;
             let programs = self
                 .loader
-                .load_class(&class, &self.shared, &mut |w| state_map(state, &w))?;
+                .load_class(&class, &self.shared, &mut |w| state_map(state, &w, None))?;
             let side = Side {
                 generation: GENERATION,
                 array: &programs.array,
