@@ -247,6 +247,14 @@ fn what_is_not_a_policy() {
             "3:12: comment: expected a string, found null",
         ),
         (
+            r#""track": []"#,
+            "3:10: track: expected at least one interface, found an empty array",
+        ),
+        (
+            r#""track": ["eth0", "eth0"]"#,
+            "3:19: track[1]: the interface \"eth0\" is given twice",
+        ),
+        (
             r#""limits": []"#,
             "3:11: limits: expected an object of limits, found an empty array",
         ),
@@ -706,14 +714,8 @@ fn fragments_count_as_one() {
     assert_eq!(names(&policy), ["w", "y", "x", "z"]);
     assert_eq!(policy.comment.as_deref(), Some("one\ntwo"));
     assert_eq!(policy.schema.as_deref(), Some("s"));
-    assert_eq!(
-        (
-            policy.limit("connections"),
-            policy.limit("subflows"),
-            policy.limit("half_open")
-        ),
-        (Some(1), Some(2), None)
-    );
+    let limits = [("connections", 1), ("subflows", 2)].map(|(name, n)| (name.to_owned(), n));
+    assert_eq!(policy.limits(), limits.into());
     let again = parsed(&canonical_text(&policy));
     assert_eq!(again, policy);
     assert_eq!(names(&again), names(&policy));
@@ -731,7 +733,7 @@ fn fragments_count_as_one() {
     );
 }
 
-const EXAMPLE: &str = r#"{ "version": 1, "$schema": "s", "comment": "c", "limits": { "connections": 5 },
+const EXAMPLE: &str = r#"{ "version": 1, "$schema": "s", "comment": "c", "limits": { "connections": 5 }, "track": ["eth0", { "name": "eth1", "optional": true }],
   "tables": { "slow": { "comment": "x", "type": "subflow", "value": "bytes", "size": 100000, "timeout": "600s", "default": "1MiB" },
               "rates": { "type": "prefix", "value": "rate", "elements": { "10.0.0.0/8": "1Mbit" } },
               "private": { "type": "prefix", "elements": ["10.0.0.0/8", "fc00::/7"] } },
@@ -770,6 +772,7 @@ fn the_canonical_form() {
             "$schema",
             "comment",
             "limits",
+            "track",
             "tables",
             "selectors",
             "actors",
