@@ -114,6 +114,9 @@ pub(super) fn put_in_force(
     if outcome == Outcome::Overtaken {
         return Ok(None);
     }
+    if outcome == Outcome::Unchanged && context.quiet {
+        return Ok(Some(Done::Yes));
+    }
     if context.json {
         print_json(&match outcome {
             Outcome::Applied { generation } => {

@@ -94,8 +94,8 @@ pub(super) fn run(json: bool, args: &Args) -> Result<Done> {
     Ok(Done::Yes)
 }
 
-/// Signals that end a capture, held back so that it ends as a whole.
-fn end_signals() -> Result<SignalFd> {
+/// Signals that end a verb, held back so that it ends as a whole.
+pub(super) fn end_signals() -> Result<SignalFd> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);

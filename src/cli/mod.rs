@@ -14,6 +14,7 @@ mod explain;
 mod modules;
 mod privilege;
 mod replay;
+mod run;
 mod schema;
 mod show;
 mod status;
@@ -90,6 +91,8 @@ enum Verb {
     Doctor,
     /// List the selectors and actors with their parameters.
     Modules(modules::Args),
+    /// Keep the policy in force as interfaces come and go, until a signal ends it.
+    Run,
     /// Print the JSON Schema of policies, for editors.
     Schema,
     /// Run a capture through the chains of a policy, and write what comes out.
@@ -102,6 +105,8 @@ enum Verb {
 #[derive(Debug)]
 struct Context {
     json: bool,
+    /// Nothing is said where nothing changes.
+    quiet: bool,
     registry: Registry,
 }
 
@@ -188,6 +193,7 @@ fn run(cli: Cli) -> Result<Done> {
     }
     let context = Context {
         json: cli.json,
+        quiet: false,
         registry,
     };
     match cli.verb {
@@ -201,6 +207,7 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Delete => delete::run(&context),
         Verb::Doctor => doctor::run(&context),
         Verb::Modules(args) => modules::run(&context, &args),
+        Verb::Run => run::run(context),
         Verb::Schema => schema::run(&context),
         Verb::Replay(args) => replay::run(&context, &args),
         Verb::Bench(args) => bench::run(&context, &args),

@@ -20,6 +20,22 @@ pub enum Edit {
     Disable(String),
 }
 
+/// A policy in the form of [`canonical`], as it is.
+///
+/// # Errors
+///
+/// It is of another version of this program.
+pub fn unchanged(policy: &serde_json::Value) -> Result<Policy, Vec<Diagnostic>> {
+    parse(&[in_force(policy)])
+}
+
+fn in_force(policy: &serde_json::Value) -> Fragment {
+    Fragment {
+        name: IN_FORCE.to_owned(),
+        bytes: format!("{policy:#}").into_bytes(),
+    }
+}
+
 /// A policy in the form of [`canonical`] with one chain changed.
 ///
 /// # Errors
@@ -27,10 +43,7 @@ pub enum Edit {
 /// All that is wrong, sorted by place: the chain of that name is not there, the file is
 /// wrong, something of the policy does not fit to it.
 pub fn edit(policy: &serde_json::Value, edit: &Edit) -> Result<Policy, Vec<Diagnostic>> {
-    let base = Fragment {
-        name: IN_FORCE.to_owned(),
-        bytes: format!("{policy:#}").into_bytes(),
-    };
+    let base = in_force(policy);
     let (name, enabled) = match edit {
         Edit::Add(chain) => return parse::parse_with_chain(&base, chain, None),
         Edit::Replace(name, chain) => {

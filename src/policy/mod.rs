@@ -68,6 +68,7 @@ pub use diagnostic::nearest;
 pub(crate) use diagnostic::quoted;
 pub use edit::Edit;
 pub use edit::edit;
+pub use edit::unchanged;
 pub use fragments::Fragment;
 pub use fragments::load;
 pub use fragments::read_fragments;
