@@ -22,6 +22,7 @@ use emptcp::datapath::Options;
 use emptcp::datapath::TestRun;
 use emptcp::datapath::Verdict;
 use emptcp::graph;
+use emptcp::graph::BoundChain;
 use emptcp::graph::Graph;
 use emptcp::module::Family;
 use emptcp::module::Hook;
@@ -68,16 +69,17 @@ pub fn hook(name: &str) -> Hook {
 
 /// The graph of chains, objects of JSON without hook and interfaces.
 pub fn compile(registry: &Registry, hook: Hook, chains: &[Value]) -> Result<Graph, String> {
-    compile_with(registry, hook, chains, &json!({})).map(|(graph, _)| graph)
+    compile_with(registry, hook, chains, &json!({})).map(|(graph, ..)| graph)
 }
 
-/// The same with tables, as in a policy.
+/// The same with tables, as in a policy, and with the tracker in front where one of the steps goes
+/// by what it remembers. Last: how many chains that has.
 pub fn compile_with(
     registry: &Registry,
     hook: Hook,
     chains: &[Value],
     tables: &Value,
-) -> Result<(Graph, Vec<Planned>), String> {
+) -> Result<(Graph, Vec<Planned>, usize), String> {
     let chains: Vec<Value> = chains
         .iter()
         .map(|chain| {
@@ -97,10 +99,14 @@ pub fn compile_with(
         bytes: text.clone().into_bytes(),
     };
     let policy = policy::parse(&[fragment]).map_err(lines)?;
-    let bound = graph::bind(&policy, registry.modules(), &AnyInterface).map_err(lines)?;
-    let bound: Vec<_> = bound.iter().collect();
+    let whole = graph::with_tracker(&policy, registry.modules());
+    let bound = graph::bind(&whole, registry.modules(), &AnyInterface).map_err(lines)?;
+    // The tracker is at the other direction, too.
+    let here = |chain: &&BoundChain<'_>| chain.chain.hooks.iter().any(|h| h.value == hook);
+    let bound: Vec<_> = bound.iter().filter(here).collect();
     let tables = table::planned(&policy, &AnyInterface).map_err(lines)?;
-    Ok((graph::compile(hook, &bound, registry.modules()), tables))
+    let graph = graph::compile(hook, &bound, registry.modules());
+    Ok((graph, tables, bound.len() - chains.len()))
 }
 
 /// A loaded graph and the nodes in it.
@@ -108,6 +114,8 @@ pub fn compile_with(
 pub struct Loaded {
     pub instance: Instance,
     pub graph: Graph,
+    /// Chains of the tracker, which come first.
+    front: usize,
     tc: bool,
     counters: Vec<Counters>,
     reasons: BTreeMap<String, u64>,
@@ -140,7 +148,7 @@ impl Loaded {
         tables: &Value,
         options: Options,
     ) -> Result<Self, String> {
-        let (graph, tables) = compile_with(registry, hook, chains, tables)?;
+        let (graph, tables, front) = compile_with(registry, hook, chains, tables)?;
         let instance =
             Instance::load_with_tables(registry, version(), graph.clone(), &tables, options)
                 .map_err(|e| format!("{e:#}"))?;
@@ -148,16 +156,17 @@ impl Loaded {
         Ok(Self {
             instance,
             graph,
+            front,
             tc: Family::from(hook) == Family::Tc,
             counters: vec![Counters::default(); nodes],
             reasons: BTreeMap::new(),
         })
     }
 
-    /// Numbers of the nodes of a kind, of a chain (by its place in the order).
+    /// Numbers of the nodes of a kind, of a chain (by its place in the order, the tracker's aside).
     pub fn nodes(&self, chain: usize, kind: Kind) -> Vec<usize> {
         let all = self.graph.nodes.iter().enumerate();
-        all.filter(|(_, n)| n.chain == chain && n.kind == kind)
+        all.filter(|(_, n)| n.chain == self.front + chain && n.kind == kind)
             .map(|(i, _)| i)
             .collect()
     }
