@@ -5,6 +5,7 @@
 mod forms;
 mod outcomes;
 mod refusals;
+mod tracked;
 
 use std::fs;
 use std::path::Path;
