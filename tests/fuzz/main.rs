@@ -42,6 +42,8 @@ const PACKETS: usize = 200_000;
 /// Packets of one step, so that loading is not what takes the time.
 const PACKETS_EACH: usize = 300;
 const SEED: u64 = 0x8684;
+/// What the tracker remembers is made anew behind so many packets.
+const HISTORY_EVERY: usize = 32;
 /// Frames of which a test run at tc takes no more.
 const LONGEST: usize = 3400;
 /// After so many the run ends.
@@ -89,11 +91,32 @@ fn seeds(entries: &[Entry]) -> BTreeMap<String, Vec<Seed>> {
     seeds
 }
 
+/// What came before the packets of rows, by module and framing: of modules that go by what the
+/// tracker remembers, which would know nothing of random packets.
+type Histories = BTreeMap<(String, bool), Vec<Vec<Vec<u8>>>>;
+
+fn histories(registry: &Registry, entries: &[Entry]) -> Histories {
+    let mut histories = Histories::new();
+    let tracked = |name: &str| {
+        let modules = registry.modules().iter();
+        modules.filter(|m| m.flags.tracked).any(|m| m.name == name)
+    };
+    for entry in entries.iter().filter(|e| tracked(&e.module)) {
+        let key = (entry.module.clone(), entry.framing == Framing::RawIp);
+        let of_module = histories.entry(key).or_default();
+        if !of_module.contains(&entry.before) {
+            of_module.push(entry.before.clone());
+        }
+    }
+    histories
+}
+
 /// What the workers share.
 struct Fuzz {
     registry: Registry,
     entries: Vec<Entry>,
     seeds: BTreeMap<String, Vec<Seed>>,
+    histories: Histories,
     /// Options by module; under "" all.
     pools: BTreeMap<String, Pool>,
     may: BTreeMap<String, May>,
@@ -124,6 +147,7 @@ impl Fuzz {
         });
         let may = may.collect();
         Self {
+            histories: histories(&registry, &entries),
             registry,
             entries,
             seeds,
@@ -175,8 +199,11 @@ impl Fuzz {
         let mut subject =
             Subject::load(&self.registry, wanted).unwrap_or_else(|e| panic!("{wanted}: {e}"));
         let mut rng = Rng::with_seed(seed);
-        let fail = |packet: &[u8], mark, what: &[String]| {
-            let replay = Replay::of(wanted, packet, mark);
+        let key = (wanted.module.name.clone(), wanted.framing == Framing::RawIp);
+        let histories = self.histories.get(&key);
+        let mut since: Vec<Vec<u8>> = Vec::new();
+        let fail = |since: &[Vec<u8>], packet: &[u8], mark, what: &[String]| {
+            let replay = Replay::of(wanted, since, packet, mark);
             failures
                 .lock()
                 .unwrap()
@@ -186,16 +213,25 @@ impl Fuzz {
             if number % 64 == 0 && failures.lock().unwrap().len() >= FAILURES {
                 break;
             }
+            if let Some(histories) = histories
+                && number % HISTORY_EVERY == 0
+            {
+                since.clone_from(&histories[rng.usize(..histories.len())]);
+                subject.remember(&since);
+            }
             let (packet, mark) = self.packet(&mut rng, &wanted.module.name, wanted.framing);
             match subject.try_packet(may, &packet, mark) {
                 Ok(()) => {}
-                Err(faults) => fail(&packet, mark, &faults),
+                Err(faults) => fail(&since, &packet, mark, &faults),
+            }
+            if histories.is_some() {
+                since.push(packet);
             }
         }
         match subject.finish(may) {
             Ok(seen) => seen,
             Err(what) => {
-                fail(&[], 0, &[what]);
+                fail(&[], &[], 0, &[what]);
                 Seen::default()
             }
         }
@@ -223,6 +259,10 @@ fn root_no_packet_breaks_a_promise() {
     let mut jobs = Vec::new();
     for mut of_group in groups {
         rng.shuffle(&mut of_group);
+        // One that changes packets, where there is any, is never left to chance.
+        if let Some(changes) = of_group.iter().position(|w| w.changes) {
+            of_group.swap(0, changes);
+        }
         of_group.truncate((each_group / PACKETS_EACH).max(1));
         let each = each_group.div_ceil(of_group.len());
         jobs.extend(of_group.into_iter().map(|w| (w, each, rng.u64(..))));
@@ -276,6 +316,9 @@ fn replay(fuzz: &Fuzz, text: &str) {
     let wanted = replay.wanted(&fuzz.registry);
     let may = &fuzz.may[&wanted.module.name];
     let mut subject = Subject::load(&fuzz.registry, &wanted).unwrap();
+    if !replay.since().is_empty() {
+        subject.remember(&replay.since());
+    }
     let packet = replay.packet();
     println!("before {}", replay.packet);
     match subject.run(&packet, replay.mark) {
