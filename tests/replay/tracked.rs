@@ -16,6 +16,8 @@ struct Row {
     src: String,
     flags: u16,
     len: u64,
+    /// Of the handshake, in seconds: from SYN to the third ACK.
+    rtt: f64,
 }
 
 impl Row {
@@ -36,6 +38,7 @@ fn rows() -> Vec<Row> {
         "ip.src",
         "tcp.flags",
         "tcp.len",
+        "tcp.analysis.initial_rtt",
         "tcp.analysis.retransmission",
     ];
     let mut tshark = Command::new("tshark");
@@ -46,7 +49,8 @@ fn rows() -> Vec<Row> {
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     let row = |line: &str| {
-        let [stream, connection, src, flags, len, again] = line.split('\t').collect::<Vec<_>>()[..]
+        let [stream, connection, src, flags, len, rtt, again] =
+            line.split('\t').collect::<Vec<_>>()[..]
         else {
             panic!("{line}");
         };
@@ -57,6 +61,7 @@ fn rows() -> Vec<Row> {
             src: src.to_owned(),
             flags: u16::from_str_radix(flags.trim_start_matches("0x"), 16).unwrap(),
             len: len.parse().unwrap(),
+            rtt: rtt.parse().unwrap_or(0.0),
         }
     };
     text.lines().map(row).collect()
@@ -84,6 +89,7 @@ struct Expected {
     bytes: Option<[u64; 2]>,
     live: Option<usize>,
     age: Option<f64>,
+    connection_age: Option<f64>,
 }
 
 /// Packet by packet. times: as replay tells them, in seconds.
@@ -121,6 +127,7 @@ fn expected(rows: &[Row], times: &[f64]) -> Vec<Expected> {
             bytes: known.then_some(bytes),
             live: known.then_some(live),
             age: Some(time - stream.began),
+            connection_age: known.then_some(time - times[0]),
         }
     });
     each.collect()
@@ -161,6 +168,9 @@ fn root_state_is_what_tshark_makes_of_the_streams() {
         check("fallback", json!({}), |_| false),
         check("age", json!({ "min": "3s" }), |e| {
             e.age.is_some_and(|a| a >= 3.0)
+        }),
+        check("age", json!({ "max": "7s", "of": "connection" }), |e| {
+            e.connection_age.is_some_and(|a| a <= 7.0)
         }),
     ];
     for n in 0..3 {
@@ -211,5 +221,37 @@ fn root_state_is_what_tshark_makes_of_the_streams() {
                 }
             }
         }
+    }
+}
+
+/// Behind the handshake, which is all that was measured then, the round trip between both ends is
+/// that of the handshake.
+#[test]
+fn root_round_trips_of_handshakes_are_those_of_tshark() {
+    let rows = rows();
+    let mut thirds = HashMap::new();
+    for (packet, row) in rows.iter().enumerate().filter(|(_, r)| !r.has(SYN)) {
+        thirds.entry(row.stream).or_insert(packet);
+    }
+    assert_eq!(thirds.len(), 2);
+    for packet in thirds.into_values() {
+        // In whole microseconds on either side.
+        let micros = (rows[packet].rtt * 1e6).round() as u64;
+        assert!(micros > 100, "{micros}");
+        let range = |first: u64, last: u64| {
+            let params = json!({ "min": format!("{first}us"), "max": format!("{last}us") });
+            ("rtt", params)
+        };
+        let selectors = [
+            range(micros - 2, micros),
+            range(0, micros - 3),
+            range(micros + 1, micros + 1000),
+        ];
+        let folder = Folder::new();
+        let policy = folder.policy(&looking("tc-ingress", &selectors));
+        let capture = tests_pcaps().join(CAPTURE);
+        let (lines, _) = replay(&policy, &capture, &["--json", "--explain"]).lines();
+        let found = ["c0", "c1", "c2"].map(|c| outcome(&lines[packet], c, "rtt").unwrap());
+        assert_eq!(found, ["match", "miss", "miss"], "{micros} us");
     }
 }
