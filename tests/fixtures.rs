@@ -228,6 +228,9 @@ fn root_every_row_on_every_hook() {
     let start = Instant::now();
     // What is loaded once: module, parameters, hook, framing.
     let mut subjects: BTreeMap<(&str, String, Hook, bool), Vec<&Entry>> = BTreeMap::new();
+    // The tracker, which comes with each of them, takes an emulated verifier seconds.
+    let few = |module: &Module| kernel::in_guest() && module.flags.tracked;
+    let mut loaded_few: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for entry in &entries {
         let module = module(&registry, &entry.module);
         if module.since > kernel::version() {
@@ -236,6 +239,13 @@ fn root_every_row_on_every_hook() {
         for hook in hooks(entry, module) {
             let raw = entry.framing == Framing::RawIp;
             let given = format!("{} {}", entry.params, entry.tables);
+            if few(module) {
+                let known = loaded_few.entry(module.name.as_str()).or_default();
+                if hook != Hook::TcIngress || raw || known.len() == 2 && !known.contains(&given) {
+                    continue;
+                }
+                known.insert(given.clone());
+            }
             let key = (module.name.as_str(), given, hook, raw);
             subjects.entry(key).or_default().push(entry);
         }
