@@ -49,11 +49,16 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } client_tokens SEC(".maps") EMPTCP_KEPT EMPTCP_LIMIT(connections);
 
-/** Keys of a connection, as numbers in the byte order of the machine: secrets. No type of the
- * vocabulary, so that nothing shows them. */
+/** Keys of a connection, as numbers in the byte order of the machine: secrets. Integers are types
+ * of the vocabulary, a union without a name is none, so that nothing shows them. */
 struct emptcp_track_secrets {
-	__u64 client;
-	__u64 server;
+	union {
+		struct {
+			__u64 client;
+			__u64 server;
+		};
+		__u8 opaque[16];
+	};
 };
 
 /** By the token of the server. */
