@@ -90,6 +90,7 @@ struct emptcp_enums {
 	struct emptcp_track_key track_key;
 	struct emptcp_track_subflow track_subflow;
 	struct emptcp_track_conn track_conn;
+	struct emptcp_subflow subflow;
 };
 const volatile struct emptcp_enums emptcp_enums = {};
 

@@ -25,6 +25,7 @@ pub(crate) use self::entry_tc::types::emptcp_counter as Counter;
 use self::entry_tc::types::emptcp_counters;
 pub(crate) use self::entry_tc::types::emptcp_entry as Entry;
 pub(crate) use self::entry_tc::types::emptcp_entry_side as EntrySide;
+use self::entry_tc::types::emptcp_fallback;
 use self::entry_tc::types::emptcp_frame;
 use self::entry_tc::types::emptcp_framing;
 pub(crate) use self::entry_tc::types::emptcp_from_table as FromTable;
@@ -43,6 +44,16 @@ use self::entry_tc::types::emptcp_ring_reader_flags;
 use self::entry_tc::types::emptcp_ring_type;
 use self::entry_tc::types::emptcp_slot;
 use self::entry_tc::types::emptcp_step_flags;
+pub(crate) use self::entry_tc::types::emptcp_subflow as SubflowKey;
+pub(crate) use self::entry_tc::types::emptcp_track_conn as TrackConn;
+pub(crate) use self::entry_tc::types::emptcp_track_conn_flags as ConnFlags;
+pub(crate) use self::entry_tc::types::emptcp_track_flags as TrackFlags;
+pub(crate) use self::entry_tc::types::emptcp_track_key as TrackKey;
+pub(crate) use self::entry_tc::types::emptcp_track_kind as TrackKind;
+pub(crate) use self::entry_tc::types::emptcp_track_state as TrackState;
+pub(crate) use self::entry_tc::types::emptcp_track_subflow as TrackSubflow;
+pub(crate) use self::entry_tc::types::emptcp_track_way as TrackWay;
+pub(crate) use self::entry_tc::types::emptcp_track_way_flags as WayFlags;
 use self::entry_tc::types::emptcp_way;
 use self::entry_tc::types::rodata;
 
@@ -103,6 +114,11 @@ pub(crate) const RING_UNTIL: usize = offset_of!(emptcp_ring_reader, until);
 /// Offset of what its reader asks for.
 pub(crate) const RING_FLAGS: usize = offset_of!(emptcp_ring_reader, flags);
 
+/// `EMPTCP_WSCALE_UNKNOWN` of `track.h`.
+pub(crate) const WSCALE_UNKNOWN: u8 = 0xff;
+/// `EMPTCP_DIRECTION_UNKNOWN` of `track.h`.
+pub(crate) const DIRECTION_UNKNOWN: u8 = 0xff;
+
 // SAFETY: plain integers without padding, any bytes are a value.
 unsafe impl plain::Plain for Counter {}
 // SAFETY: as above.
@@ -113,6 +129,14 @@ unsafe impl plain::Plain for Generation {}
 unsafe impl plain::Plain for Links {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Entry {}
+// SAFETY: as above.
+unsafe impl plain::Plain for SubflowKey {}
+// SAFETY: as above.
+unsafe impl plain::Plain for TrackKey {}
+// SAFETY: as above.
+unsafe impl plain::Plain for TrackSubflow {}
+// SAFETY: as above.
+unsafe impl plain::Plain for TrackConn {}
 
 /// A place in a module's instructions into which the loader writes (`step.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,24 +209,37 @@ pub(crate) const ENTRY_AT: (usize, usize) = (offset_of!(rodata, emptcp_entry), s
 
 /// Names of the reasons, from the enum of `abi.h`: `truncated`, `fragment` …
 pub(crate) fn reason_names() -> &'static [String] {
+    static NAMES: LazyLock<Vec<String>> =
+        LazyLock::new(|| enum_names("emptcp_reason", "EMPTCP_REASON_", REASONS));
+    &NAMES
+}
+
+/// Names of the causes of a fallback, from the enum of `track.h`: `none`, `synack` …
+pub(crate) fn fallback_names() -> &'static [String] {
     static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
-        let btf = Btf::from_raw("entry", entry_object(Family::Tc))
-            .ok()
-            .flatten();
-        let reasons = btf
-            .as_ref()
-            .and_then(|btf| btf.type_by_name::<Enum<'_>>("emptcp_reason"));
-        let names = reasons.into_iter().flat_map(|e| {
-            e.iter()
-                .filter_map(|v| v.name.map(|n| n.to_string_lossy().into_owned()))
-                .collect::<Vec<_>>()
-        });
-        names
-            .map(|n| n.trim_start_matches("EMPTCP_REASON_").to_lowercase())
-            .take(REASONS)
-            .collect()
+        let count = emptcp_fallback::EMPTCP_FALLBACK_MAX.0 as usize;
+        enum_names("emptcp_fallback", "EMPTCP_FALLBACK_", count)
     });
     &NAMES
+}
+
+/// The first names of an enum of the entry program, in small letters and without their prefix.
+fn enum_names(name: &str, prefix: &str, count: usize) -> Vec<String> {
+    let btf = Btf::from_raw("entry", entry_object(Family::Tc))
+        .ok()
+        .flatten();
+    let found = btf
+        .as_ref()
+        .and_then(|btf| btf.type_by_name::<Enum<'_>>(name));
+    let names = found.into_iter().flat_map(|e| {
+        e.iter()
+            .filter_map(|v| v.name.map(|n| n.to_string_lossy().into_owned()))
+            .collect::<Vec<_>>()
+    });
+    names
+        .map(|n| n.trim_start_matches(prefix).to_lowercase())
+        .take(count)
+        .collect()
 }
 
 /// The hook with this number.
@@ -216,4 +253,11 @@ pub(crate) fn hook_of(number: u8) -> Option<Hook> {
 pub(crate) fn bytes_of<T: plain::Plain>(value: &T) -> &[u8] {
     // SAFETY: Plain is implemented above for structures of integers without padding only.
     unsafe { plain::as_bytes(value) }
+}
+
+/// One of the structures above, from its bytes; `None`: they are too few.
+pub(crate) fn from_bytes<T: plain::Plain + Default>(bytes: &[u8]) -> Option<T> {
+    let mut value = T::default();
+    value.copy_from_bytes(bytes).ok()?;
+    Some(value)
 }

@@ -19,3 +19,4 @@ pub mod schema;
 mod sys;
 pub mod table;
 pub mod table_text;
+pub mod track;

@@ -8,6 +8,7 @@ mod bench;
 mod capture;
 mod chain;
 mod check;
+mod connections;
 mod delete;
 mod doctor;
 mod explain;
@@ -18,8 +19,10 @@ mod run;
 mod schema;
 mod show;
 mod status;
+mod subflows;
 mod table;
 mod warnings;
+mod watch;
 
 use std::collections::HashMap;
 use std::io;
@@ -80,6 +83,10 @@ enum Verb {
     Show,
     /// Print where the policy runs and what it did.
     Status(status::Args),
+    /// Print the connections that the tracker knows.
+    Connections(connections::Args),
+    /// Print the subflows that the tracker knows.
+    Subflows(subflows::Args),
     /// Read and change the tables in force, while traffic flows.
     #[command(subcommand)]
     Table(table::Verb),
@@ -183,6 +190,12 @@ fn run(cli: Cli) -> Result<Done> {
     if let Verb::Capture(args) = &cli.verb {
         return capture::run(cli.json, args);
     }
+    if let Verb::Connections(args) = &cli.verb {
+        return connections::run(cli.json, args);
+    }
+    if let Verb::Subflows(args) = &cli.verb {
+        return subflows::run(cli.json, args);
+    }
     let mut registry = Registry::builtin()?;
     if let Err(error) = add_modules(&mut registry, &cli.modules) {
         // Who looks at a policy, or takes it away, need not have its modules in order.
@@ -203,7 +216,9 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Explain(args) => explain::run(&context, &args),
         Verb::Show => show::run(&context),
         Verb::Status(args) => status::run(&context, &args),
-        Verb::Table(_) | Verb::Capture(_) => Ok(Done::Yes),
+        Verb::Table(_) | Verb::Capture(_) | Verb::Connections(_) | Verb::Subflows(_) => {
+            Ok(Done::Yes)
+        }
         Verb::Delete => delete::run(&context),
         Verb::Doctor => doctor::run(&context),
         Verb::Modules(args) => modules::run(&context, &args),

@@ -7,9 +7,11 @@ use anyhow::Result;
 use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_core::NLM_F_REQUEST;
+use netlink_packet_core::NetlinkDeserializable;
 use netlink_packet_core::NetlinkHeader;
 use netlink_packet_core::NetlinkMessage;
 use netlink_packet_core::NetlinkPayload;
+use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
@@ -237,7 +239,23 @@ fn dump(request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
 
 /// Answers to a request, up to the last one or the acknowledgement.
 fn ask(request: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    let mut answers = Vec::new();
+    ask_of(NETLINK_ROUTE, request, flags, |answer| answers.push(answer))?;
+    Ok(answers)
+}
+
+/// Takes the answers to a request of a protocol, up to the last one or the acknowledgement.
+pub(super) fn ask_of<M>(
+    protocol: isize,
+    request: M,
+    flags: u16,
+    mut take: impl FnMut(M),
+) -> Result<()>
+where
+    M: NetlinkSerializable + NetlinkDeserializable,
+    NetlinkPayload<M>: From<M>,
+{
+    let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut header = NetlinkHeader::default();
@@ -248,19 +266,18 @@ fn ask(request: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessa
     packet.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
 
-    let mut answers = Vec::new();
     loop {
         let (bytes, _) = socket.recv_from_full()?;
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+            let message = NetlinkMessage::<M>::deserialize(rest)
                 .context("an answer of the kernel cannot be read")?;
             let length = message.header.length as usize;
             match message.payload {
-                NetlinkPayload::Done(_) => return Ok(answers),
-                NetlinkPayload::Error(e) if e.code.is_none() => return Ok(answers),
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(e) if e.code.is_none() => return Ok(()),
                 NetlinkPayload::Error(e) => return Err(e.to_io().into()),
-                NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                NetlinkPayload::InnerMessage(answer) => take(answer),
                 _ => {}
             }
             if length == 0 {

@@ -54,6 +54,8 @@ use super::stored::open_map;
 use super::stored::stored_at;
 use super::tables;
 use super::tables::TableChange;
+use super::track::take_over;
+use super::track::tracks;
 use crate::abi::Framing;
 use crate::graph::BoundChain;
 use crate::interface::Interfaces;
@@ -216,6 +218,10 @@ impl Apply<'_> {
         fail_point!("after-flip");
         self.clear_before(home, stored.as_ref(), &staged)
             .context("the new policy is in force, the next apply clears what is left of the old")?;
+        let tracked = stored.as_ref().is_some_and(|s| tracks(s, self.registry));
+        if !tracked && tracks(&staged.now, self.registry) {
+            take_connections_over(home);
+        }
         Ok(Outcome::Applied {
             generation: staged.now.generation,
         })
@@ -493,6 +499,19 @@ impl Apply<'_> {
         }
         pin::remove_if_empty(&folder);
         Ok(())
+    }
+}
+
+/// Tells the tracker of connections that are older than it. The policy is in force, with them or
+/// without.
+fn take_connections_over(home: &Home) {
+    match take_over(home) {
+        Ok(0) => {}
+        Ok(left) => eprintln!(
+            "emptcp: no room for {left} subflows that are older than the policy: raise \
+             \"connections\" and \"subflows\" in its \"limits\""
+        ),
+        Err(e) => eprintln!("emptcp: connections older than the policy are not known: {e:#}"),
     }
 }
 

@@ -37,3 +37,4 @@ mod shared;
 mod soak;
 mod tables;
 mod traffic;
+mod views;

@@ -1,0 +1,284 @@
+//! The maps of the tracker: read while packets change them, and filled with connections that are
+//! older than the policy.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::anyhow;
+use anyhow::bail;
+use libbpf_rs::ErrorKind;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use nix::fcntl::Flock;
+
+use super::inet_diag::mptcp_sockets;
+use super::state::state_pin;
+use super::stored::Stored;
+use super::stored::in_force;
+use super::tables;
+use crate::abi::ConnFlags;
+use crate::abi::SubflowKey;
+use crate::abi::TrackConn;
+use crate::abi::TrackKey;
+use crate::abi::TrackSubflow;
+use crate::abi::bytes_of;
+use crate::abi::from_bytes;
+use crate::interface::Interfaces;
+use crate::module::Registry;
+use crate::module::Scope;
+use crate::pin::Home;
+use crate::sys;
+use crate::track;
+use crate::track::ConnKey;
+use crate::track::ConnectionView;
+use crate::track::Ends;
+use crate::track::Found;
+use crate::track::Socket;
+use crate::track::SubflowView;
+use crate::track::Track;
+
+/// The tracker's maps of a policy in force.
+#[derive(Debug)]
+pub(super) struct TrackMaps {
+    pub(super) subflows: MapHandle,
+    pub(super) half_open: MapHandle,
+    pub(super) connections: MapHandle,
+    /// By token of the client: that of the server.
+    pub(super) client_tokens: MapHandle,
+    /// What it holds is not read, here or anywhere.
+    pub(super) secrets: MapHandle,
+}
+
+impl TrackMaps {
+    /// `None`: the policy has no tracker, and had none before.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, or that another version of emptcp made the maps.
+    pub(super) fn open(home: &Home) -> Result<Option<Self>> {
+        let open = |name: &str, sizes: [usize; 2]| {
+            let path = state_pin(home, Scope::Keep, 0, name);
+            let map = MapHandle::from_pinned_path(&path)
+                .with_context(|| format!("cannot open {}", path.display()))?;
+            let found = [map.key_size() as usize, map.value_size() as usize];
+            if found != sizes {
+                bail!("the map {name} in force has another layout (of another version?)");
+            }
+            Ok(map)
+        };
+        if !state_pin(home, Scope::Keep, 0, "subflows").exists() {
+            return Ok(None);
+        }
+        let (subflow, key) = (size_of::<SubflowKey>(), size_of::<TrackKey>());
+        Ok(Some(Self {
+            subflows: open("subflows", [subflow, size_of::<TrackSubflow>()])?,
+            half_open: open("half_open", [subflow, size_of::<TrackSubflow>()])?,
+            connections: open("connections", [key, size_of::<TrackConn>()])?,
+            client_tokens: open("client_tokens", [key, size_of::<u32>()])?,
+            secrets: open("secrets", [key, 2 * size_of::<u64>()])?,
+        }))
+    }
+
+    /// All but the secrets. A bucket of a map is read at once, and each once: no entry comes twice
+    /// because others go meanwhile.
+    pub(super) fn read(&self) -> Result<Track> {
+        let subflows = |map| -> Result<BTreeMap<Ends, TrackSubflow>> {
+            let entries = tables::read(map).context("cannot read the subflows")?;
+            let entries = entries.iter().filter_map(|(key, value)| {
+                let key: SubflowKey = from_bytes(key)?;
+                Some((Ends::from(&key), from_bytes(value)?))
+            });
+            Ok(entries.collect())
+        };
+        // Who becomes established between two readings is in both, not in none.
+        let half_open = subflows(&self.half_open)?;
+        let established = subflows(&self.subflows)?;
+        let connections = tables::read(&self.connections).context("cannot read the connections")?;
+        let connections = connections.iter().filter_map(|(key, value)| {
+            let key: TrackKey = from_bytes(key)?;
+            Some((key.into(), from_bytes(value)?))
+        });
+        Ok(Track {
+            subflows: established,
+            half_open,
+            connections: connections.collect(),
+        })
+    }
+
+    /// A subflow as it is now.
+    pub(super) fn subflow(map: &MapHandle, ends: &Ends) -> Result<Option<TrackSubflow>> {
+        let value = map.lookup(bytes_of(&SubflowKey::from(ends)), MapFlags::ANY)?;
+        Ok(value.and_then(|value| from_bytes(&value)))
+    }
+
+    /// A connection as it is now.
+    pub(super) fn connection(&self, key: ConnKey) -> Result<Option<TrackConn>> {
+        let value = self
+            .connections
+            .lookup(bytes_of(&TrackKey::from(key)), MapFlags::ANY)?;
+        Ok(value.and_then(|value| from_bytes(&value)))
+    }
+
+    /// Changes a connection that is there. What packets add to it in the microsecond between is
+    /// not counted: there is no other way from here.
+    pub(super) fn change(&self, key: ConnKey, change: impl FnOnce(&mut TrackConn)) -> Result<()> {
+        let Some(mut conn) = self.connection(key)? else {
+            return Ok(());
+        };
+        change(&mut conn);
+        let key = TrackKey::from(key);
+        let result = self
+            .connections
+            .update(bytes_of(&key), bytes_of(&conn), MapFlags::EXIST);
+        match result {
+            // It went meanwhile.
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    /// Enters what the tracker does not know; what it has learnt meanwhile stays. Returns how many
+    /// subflows there was no room for.
+    fn enter(&self, all: &[Found]) -> Result<usize> {
+        let mut no_room = 0;
+        for found in all {
+            no_room += match &found.connection {
+                Some((key, conn)) if !self.enter_connection(*key, conn)? => found.subflows.len(),
+                _ => self.enter_subflows(found)?,
+            };
+        }
+        Ok(no_room)
+    }
+
+    /// `false`: there is no room.
+    fn enter_connection(&self, key: ConnKey, conn: &TrackConn) -> Result<bool> {
+        let server = TrackKey::from(key);
+        let map = &self.connections;
+        match map.update(bytes_of(&server), bytes_of(conn), MapFlags::NO_EXIST) {
+            Ok(()) => {}
+            // The tracker has learnt of it; or it was in the path once before.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => self.change(key, |now| {
+                now.live += conn.live;
+                now.ever += conn.live;
+                now.closed = 0;
+            })?,
+            Err(e) if e.kind() == ErrorKind::TooBig => return Ok(false),
+            Err(e) => return Err(e).context("cannot enter a connection"),
+        }
+        if u32::from(conn.flags) & ConnFlags::EMPTCP_CONN_HAS_CLIENT_TOKEN.0 == 0 {
+            return Ok(true);
+        }
+        let client = TrackKey {
+            token: conn.client_token,
+            zone: key.zone,
+        };
+        let token = key.token.to_ne_bytes();
+        let map = &self.client_tokens;
+        match map.update(bytes_of(&client), &token, MapFlags::NO_EXIST) {
+            Err(e) if !matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::TooBig) => {
+                Err(e).context("cannot enter a token")
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Returns how many there was no room for.
+    fn enter_subflows(&self, found: &Found) -> Result<usize> {
+        let (mut known, mut no_room) = (0, 0);
+        for (ends, sub) in &found.subflows {
+            let key = SubflowKey::from(ends);
+            let map = &self.subflows;
+            match map.update(bytes_of(&key), bytes_of(sub), MapFlags::NO_EXIST) {
+                Ok(()) => {}
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => known += 1,
+                Err(e) if e.kind() == ErrorKind::TooBig => no_room += 1,
+                Err(e) => return Err(e).context("cannot enter a subflow"),
+            }
+        }
+        let missing = known + no_room;
+        if let Some((key, _)) = &found.connection
+            && missing != 0
+        {
+            let now = sys::boot_time()?;
+            self.change(*key, |conn| drop_subflows(conn, missing as u32, now))?;
+        }
+        Ok(no_room)
+    }
+}
+
+/// Takes subflows from those that a connection has.
+pub(super) fn drop_subflows(conn: &mut TrackConn, count: u32, now: u64) {
+    conn.live = conn.live.saturating_sub(count);
+    if conn.live == 0 {
+        conn.closed = now;
+    }
+}
+
+/// The maps in force, and a lock that keeps them there.
+pub(super) fn maps_in_force() -> Result<(TrackMaps, Flock<File>)> {
+    let nothing = || anyhow!("no policy is in force in this network namespace: apply one first");
+    let home = Home::current(false)?;
+    let lock = home.lock_shared()?.ok_or_else(nothing)?;
+    in_force(&home)?.ok_or_else(nothing)?;
+    let maps = TrackMaps::open(&home)?.ok_or_else(|| {
+        anyhow!(
+            "the policy in force tracks no connections: name interfaces in its \"track\", such as \
+             \"track\": [\"eth*\"]"
+        )
+    })?;
+    Ok((maps, lock))
+}
+
+/// The connections that the tracker knows, by zone and token.
+///
+/// # Errors
+///
+/// No policy, or one without the tracker; no privilege; the kernel's.
+pub fn connections() -> Result<Vec<ConnectionView>> {
+    let (maps, _lock) = maps_in_force()?;
+    Ok(track::connection_views(&maps.read()?, sys::boot_time()?))
+}
+
+/// The subflows that the tracker knows, by connection and number. `half_open`: also those whose
+/// handshake is not over; `kernel`: joined with what the kernel knows of sockets here.
+///
+/// # Errors
+///
+/// As for [`connections`].
+pub fn subflows(
+    half_open: bool,
+    kernel: bool,
+    interfaces: &Interfaces,
+) -> Result<Vec<SubflowView>> {
+    let (maps, _lock) = maps_in_force()?;
+    let sockets = if kernel { mptcp_sockets()? } else { Vec::new() };
+    let (track, now) = (maps.read()?, sys::boot_time()?);
+    Ok(track::subflow_views(
+        &track, half_open, interfaces, &sockets, now,
+    ))
+}
+
+/// Whether steps of a policy in force track.
+pub(super) fn tracks(stored: &Stored, registry: &Registry) -> bool {
+    let is_tracker = |name: &str| {
+        let mut modules = registry.modules().iter();
+        modules.any(|m| m.flags.tracks && m.name == name)
+    };
+    let mut steps = stored.classes.iter().flat_map(|class| &class.steps);
+    steps.any(|step| is_tracker(&step.module))
+}
+
+/// Takes the connections of this network namespace over that began before the tracker. Returns how
+/// many subflows there was no room for.
+pub(super) fn take_over(home: &Home) -> Result<usize> {
+    let Some(maps) = TrackMaps::open(home)? else {
+        return Ok(0);
+    };
+    let sockets: Vec<Socket> = mptcp_sockets()?;
+    let known = maps.read()?;
+    let found = track::found(&sockets, &known, sys::boot_time()?);
+    maps.enter(&found)
+}

@@ -1,0 +1,515 @@
+//! Views of the tracker beside what the kernel says of the same sockets.
+
+use std::io::Read as _;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::raw;
+use super::rig::Netns;
+use super::rig::Ran;
+use super::rig::Rig;
+use super::rig::Tc;
+use super::rig::wait_for;
+
+const PORT: u16 = 5001;
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A connection of two subflows between `far`, the client, and `near`, where the policy is.
+struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+    /// The kernel takes further subflows as long as somebody listens.
+    _listener: TcpListener,
+}
+
+impl Connection {
+    fn new(client: &Netns, server: &Netns, address: IpAddr) -> Self {
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let listener = server.within(|| TcpListener::from(raw::mptcp_listener(any, PORT)));
+        let listening = listener.try_clone().unwrap();
+        let accept = std::thread::spawn(move || listening.accept().unwrap().0);
+        let connect = || TcpStream::from(raw::mptcp_connect(SocketAddr::new(address, PORT)));
+        let connection = Self {
+            client: client.within(connect),
+            server: accept.join().unwrap(),
+            _listener: listener,
+        };
+        for stream in [&connection.client, &connection.server] {
+            stream.set_read_timeout(Some(LIMIT)).unwrap();
+        }
+        connection
+    }
+
+    /// Sends so many bytes up, then down.
+    fn carry(&self, up: usize, down: usize) {
+        for (mut from, mut to, count) in [
+            (&self.client, &self.server, up),
+            (&self.server, &self.client, down),
+        ] {
+            let bytes = vec![7; count];
+            std::thread::scope(|scope| {
+                scope.spawn(|| from.write_all(&bytes).unwrap());
+                to.read_exact(&mut vec![0; count]).unwrap();
+            });
+        }
+    }
+}
+
+/// A socket, as `ss` tells.
+#[derive(Debug, PartialEq)]
+struct Socket {
+    local: String,
+    remote: String,
+    text: String,
+}
+
+impl Socket {
+    /// What stands behind `name:`.
+    fn field(&self, name: &str) -> Option<&str> {
+        let mut words = self.text.split_whitespace();
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix(':'))
+    }
+
+    /// A number, 0 where `ss` leaves it out.
+    fn number(&self, name: &str) -> u64 {
+        self.field(name).map_or(0, |n| n.parse().unwrap())
+    }
+
+    /// Token and address id of this end, or of the other one; as views have them.
+    fn token(&self, remote: bool) -> (Option<String>, u64) {
+        let (first, second) = self.field("token").unwrap().split_once('/').unwrap();
+        let text = if remote { first } else { second };
+        let (token, id) = text.trim_end_matches(')').split_once("(id:").unwrap();
+        let token = u32::from_str_radix(token, 16).unwrap();
+        let token = (token != 0).then(|| format!("0x{token:08x}"));
+        (token, id.parse().unwrap())
+    }
+}
+
+/// The subflows of a network namespace.
+fn sockets(netns: &Netns) -> Vec<Socket> {
+    let out = netns.sh("ss -HtniO state established");
+    let lines = out.lines().filter(|l| l.contains("tcp-ulp-mptcp"));
+    lines
+        .map(|line| {
+            let mut words = line.split_whitespace().skip(2);
+            let mut place = || {
+                let text = words.next().unwrap().replace("[::ffff:", "[");
+                let (address, port) = text.rsplit_once(':').unwrap();
+                let address = address.trim_start_matches('[').trim_end_matches(']');
+                let address: IpAddr = address.parse().unwrap();
+                SocketAddr::new(address, port.parse().unwrap()).to_string()
+            };
+            Socket {
+                local: place(),
+                remote: place(),
+                text: line.to_owned(),
+            }
+        })
+        .collect()
+}
+
+fn place(end: &Value) -> String {
+    let address: IpAddr = end["address"].as_str().unwrap().parse().unwrap();
+    SocketAddr::new(address, end["port"].as_u64().unwrap() as u16).to_string()
+}
+
+fn rig() -> Rig {
+    let rig = Rig::new(2, Tc::Tcx);
+    for netns in [&rig.near, &rig.far] {
+        netns.sh(
+            "sysctl -qw net.mptcp.enabled=1 && ip mptcp limits set subflow 4 add_addr_accepted 4",
+        );
+    }
+    // Another window scale.
+    rig.far
+        .sh("sysctl -qw net.ipv4.tcp_rmem='4096 131072 6291456'");
+    rig
+}
+
+fn track(rig: &Rig) -> Ran {
+    let policy = json!({ "version": 1, "track": ["p*"], "chains": [] });
+    let path = rig.folder.write("track.json", policy.to_string());
+    rig.run(&["apply", path.to_str().unwrap()])
+}
+
+fn view(rig: &Rig, verb: &str) -> Value {
+    rig.run(&["--json", verb]).ok().json()
+}
+
+fn two_subflows(netns: &Netns) {
+    wait_for("two subflows", LIMIT, || sockets(netns).len() == 2);
+    // Nothing is under way.
+    std::thread::sleep(Duration::from_millis(100));
+}
+
+/// The view, and the sockets of both ends, at a time when nothing was under way.
+fn at_rest(rig: &Rig) -> (Value, Vec<Socket>, Vec<Socket>) {
+    let moving = |socket: &Socket| {
+        let names = [
+            "bytes_sent",
+            "bytes_retrans",
+            "segs_out",
+            "segs_in",
+            "rtt",
+            "cwnd",
+        ];
+        names.map(|name| socket.field(name).map(str::to_owned))
+    };
+    let all = || [&rig.near, &rig.far].map(sockets);
+    let mut before = all();
+    for _ in 0..100 {
+        let views = view(rig, "subflows");
+        let after = all();
+        let same = |end: usize| {
+            before[end]
+                .iter()
+                .map(moving)
+                .eq(after[end].iter().map(moving))
+        };
+        if same(0) && same(1) {
+            let [near, far] = after;
+            return (views, near, far);
+        }
+        before = after;
+    }
+    panic!("it never rests: {before:#?}");
+}
+
+/// What the tracker says of each subflow is what the kernels of both ends say. `counted`: figures
+/// too, for the tracker was there from the beginning.
+fn assert_as_kernels(rig: &Rig, counted: bool) {
+    let (views, near, far) = at_rest(rig);
+    let views = views.as_array().unwrap();
+    assert_eq!(views.len(), 2, "{views:#?}");
+    let server = near[0].token(false).0;
+    for (index, v) in views.iter().enumerate() {
+        assert_eq!(v["index"], index);
+        assert_eq!(v["kind"], ["initial", "joined"][index], "{v:#}");
+        assert_eq!(v["state"], "established");
+        assert_eq!(v["opener_known"], true);
+        assert_eq!(v["client"], "from", "{v:#}");
+        assert_eq!(v["taken_over"], !counted);
+        assert_eq!(v["token"].as_str(), server.as_deref());
+        let (from, to) = (&v["from"], &v["to"]);
+        for (sockets, this, other) in [(&far, from, to), (&near, to, from)] {
+            let what = format!("{v:#}\n{sockets:#?}");
+            let is = |s: &&Socket| s.local == place(this) && s.remote == place(other);
+            let socket = sockets.iter().find(is);
+            let socket = socket.unwrap_or_else(|| panic!("{what}"));
+            let (_, id) = socket.token(false);
+            assert_eq!(this["address_id"], id, "{what}");
+            let (send, receive) = socket.field("wscale").unwrap().split_once(',').unwrap();
+            assert_eq!(other["wscale"].to_string(), send, "{what}");
+            assert_eq!(this["wscale"].to_string(), receive, "{what}");
+            assert_eq!(this["asks_backup"], false, "{what}");
+            if counted {
+                assert_eq!(this["bytes"], socket.number("bytes_sent"), "{what}");
+                let again = socket.number("bytes_retrans");
+                assert_eq!(this["retransmitted_bytes"], again, "{what}");
+                assert_eq!(other["packets"], socket.number("segs_in"), "{what}");
+                // The SYN/ACK goes out before there is a socket that counts.
+                let synack = u64::from(std::ptr::eq(this, to));
+                let out = socket.number("segs_out") + synack;
+                assert_eq!(this["packets"], out, "{what}");
+                assert!(this["srtt_us"].as_u64().unwrap() > 0, "{what}");
+                let hook = if std::ptr::eq(this, from) {
+                    "tc-ingress"
+                } else {
+                    "tc-egress"
+                };
+                assert_eq!(this["hook"], hook, "{what}");
+                assert_eq!(this["interface"], format!("p{index}"), "{what}");
+            }
+        }
+        // The socket of this network namespace.
+        let socket = near.iter().find(|s| s.local == place(to)).unwrap();
+        assert!(from["kernel"].is_null(), "{v:#}");
+        let kernel = &to["kernel"];
+        assert_eq!(kernel["token"].as_str(), socket.token(false).0.as_deref());
+        assert_eq!(
+            kernel["token_remote"].as_str(),
+            socket.token(true).0.as_deref()
+        );
+        assert_eq!(kernel["cwnd"], socket.number("cwnd"), "{v:#}");
+        let rtt: f64 = socket
+            .field("rtt")
+            .unwrap()
+            .split_once('/')
+            .unwrap()
+            .0
+            .parse()
+            .unwrap();
+        assert_eq!(
+            kernel["srtt_us"].as_f64().unwrap(),
+            (rtt * 1000.0).round(),
+            "{v:#}"
+        );
+    }
+}
+
+/// Both families: addresses of the server, and of its second address.
+const ADDRESSES: [(&str, &str); 2] = [("10.77.0.2", "10.77.1.2"), ("fd77:0::2", "fd77:1::2")];
+
+#[test]
+fn root_views_are_as_the_kernels() {
+    let rig = rig();
+    track(&rig).ok();
+    for (address, second) in ADDRESSES {
+        rig.near.sh(&format!(
+            "ip mptcp endpoint flush; ip mptcp endpoint add {second} signal"
+        ));
+        let connection = Connection::new(&rig.far, &rig.near, address.parse().unwrap());
+        connection.carry(1000, 1000);
+        two_subflows(&rig.near);
+        connection.carry(1 << 20, 3 << 20);
+        std::thread::sleep(Duration::from_millis(200));
+
+        assert_as_kernels(&rig, true);
+        let connections = view(&rig, "connections");
+        let server = sockets(&rig.near)[0].token(false).0;
+        let client = sockets(&rig.far)[0].token(false).0;
+        let c = &connections[0];
+        assert_eq!(connections.as_array().unwrap().len(), 1, "{connections:#}");
+        assert_eq!(c["token"].as_str(), server.as_deref());
+        assert_eq!(c["client_token"].as_str(), client.as_deref());
+        assert_eq!(c["state"], "open");
+        assert_eq!(
+            (&c["subflows"], &c["subflows_ever"]),
+            (&json!(2), &json!(2))
+        );
+        let peer = connection.client.peer_addr().unwrap();
+        assert_eq!(c["server"], peer.to_string(), "{c:#}");
+        assert_eq!(
+            c["client"],
+            connection.client.local_addr().unwrap().to_string()
+        );
+        assert!(c["fallback"].is_null());
+        // What the other end got, and what was sent a second time on another subflow.
+        assert!(c["bytes_up"].as_u64().unwrap() >= (1 << 20) + 1000, "{c:#}");
+        assert!(c["bytes_down"].as_u64().unwrap() >= (3 << 20) + 1000);
+
+        // Filters, and the tables for people.
+        let server = server.unwrap();
+        let lines = |args: &[&str]| rig.run(args).ok().out.lines().count();
+        assert_eq!(lines(&["subflows", "-i"]), 3);
+        assert_eq!(lines(&["subflows", "--token", &server]), 3);
+        assert_eq!(lines(&["subflows", "--token", "1"]), 1);
+        assert_eq!(lines(&["subflows", "--dev", "p1"]), 2);
+        assert_eq!(lines(&["connections"]), 2);
+        rig.run(&["subflows", "--dev", "p9"])
+            .fails(&["no interface", "p9"]);
+
+        drop(connection);
+        wait_for("nothing is left", LIMIT, || {
+            view(&rig, "subflows") == json!([]) && view(&rig, "connections") == json!([])
+        });
+    }
+}
+
+/// The tracker keeps the keys of connections; no verb prints one.
+#[test]
+fn root_views_show_no_key() {
+    let rig = rig();
+    track(&rig).ok();
+    let connection = Connection::new(&rig.far, &rig.near, "10.77.0.2".parse().unwrap());
+    connection.carry(1000, 1000);
+    let pins = rig.bpffs.path.join("emptcp/v1");
+    let home = std::fs::read_dir(pins).unwrap().next().unwrap().unwrap();
+    let pin = home.path().join("state/k-secrets");
+    let dump = rig
+        .near
+        .sh(&format!("bpftool -j map dump pinned {}", pin.display()));
+    let dump: Value = serde_json::from_str(&dump).unwrap();
+    let value = dump[0]["value"].as_array().unwrap();
+    assert_eq!((dump.as_array().unwrap().len(), value.len()), (1, 16));
+    let bytes: Vec<u8> = value
+        .iter()
+        .map(|b| u8::from_str_radix(b.as_str().unwrap().trim_start_matches("0x"), 16).unwrap())
+        .collect();
+    for verb in [
+        &["status", "--state"] as &[&str],
+        &["connections"],
+        &["subflows", "-a", "-i"],
+        &["show"],
+    ] {
+        for json in [&["--json"] as &[&str], &[]] {
+            let out = rig.run(&[json, verb].concat()).ok().out;
+            assert!(!out.contains("secrets"), "{out}");
+            for key in bytes.as_chunks::<8>().0 {
+                let (one, other) = (u64::from_ne_bytes(*key), u64::from_be_bytes(*key));
+                for text in [
+                    one.to_string(),
+                    other.to_string(),
+                    format!("{one:x}"),
+                    format!("{other:x}"),
+                ] {
+                    assert!(!out.contains(&text), "{verb:?} prints a key");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn root_views_need_a_tracker() {
+    let rig = rig();
+    rig.run(&["connections"]).fails(&["no policy is in force"]);
+    rig.apply(&json!([])).ok();
+    rig.run(&["subflows"])
+        .fails(&["tracks no connections", "\"track\""]);
+}
+
+/// Connections that were there before the tracker, on the host of their server.
+#[test]
+fn root_connections_are_taken_over() {
+    let rig = rig();
+    for (address, second) in ADDRESSES {
+        rig.near.sh(&format!(
+            "ip mptcp endpoint flush; ip mptcp endpoint add {second} signal"
+        ));
+        let connection = Connection::new(&rig.far, &rig.near, address.parse().unwrap());
+        connection.carry(5000, 5000);
+        two_subflows(&rig.near);
+        track(&rig).ok();
+        assert_as_kernels(&rig, false);
+        for v in view(&rig, "subflows").as_array().unwrap() {
+            assert_eq!(
+                (&v["from"]["bytes"], &v["to"]["bytes"]),
+                (&json!(0), &json!(0))
+            );
+        }
+        let c = &view(&rig, "connections")[0];
+        assert_eq!(c["taken_over"], true);
+        assert_eq!(
+            (&c["subflows"], &c["subflows_ever"]),
+            (&json!(2), &json!(2))
+        );
+        // A second apply takes nobody over twice.
+        track(&rig).ok();
+
+        connection.carry(100_000, 200_000);
+        std::thread::sleep(Duration::from_millis(200));
+        let c = &view(&rig, "connections")[0];
+        assert!(c["bytes_up"].as_u64().unwrap() >= 100_000, "{c:#}");
+        assert!(c["bytes_down"].as_u64().unwrap() >= 200_000, "{c:#}");
+        assert!(c["fallback"].is_null(), "{c:#}");
+        assert_eq!(
+            (&c["subflows"], &c["subflows_ever"]),
+            (&json!(2), &json!(2))
+        );
+        drop(connection);
+        wait_for("nothing is left", LIMIT, || {
+            view(&rig, "subflows") == json!([]) && view(&rig, "connections") == json!([])
+        });
+        rig.run(&["delete"]).ok();
+    }
+}
+
+/// The client's host knows the token of the server from joined subflows only.
+#[test]
+fn root_a_client_is_taken_over() {
+    let rig = rig();
+    rig.far.sh("ip mptcp endpoint add 10.77.1.1 signal");
+    let connection = Connection::new(&rig.near, &rig.far, "10.77.0.1".parse().unwrap());
+    connection.carry(5000, 5000);
+    two_subflows(&rig.far);
+    track(&rig).ok();
+    let server = sockets(&rig.far)[0].token(false).0;
+    let client = sockets(&rig.near)[0].token(false).0;
+    let c = &view(&rig, "connections")[0];
+    assert_eq!(c["token"].as_str(), server.as_deref());
+    assert_eq!(c["client_token"].as_str(), client.as_deref());
+    assert_eq!(c["subflows"], 2);
+    for v in view(&rig, "subflows").as_array().unwrap() {
+        assert_eq!(v["token"].as_str(), server.as_deref());
+        assert_eq!(v["client"], "from");
+        assert!(place(&v["to"]).ends_with(":5001"), "{v:#}");
+    }
+    drop(connection);
+    wait_for("nothing is left", LIMIT, || {
+        view(&rig, "subflows") == json!([])
+    });
+
+    // Of a single subflow it does not.
+    rig.run(&["delete"]).ok();
+    rig.far.sh("ip mptcp endpoint flush");
+    let _connection = Connection::new(&rig.near, &rig.far, "10.77.0.1".parse().unwrap());
+    track(&rig).ok();
+    let c = &view(&rig, "connections")[0];
+    assert!(c["token"].is_null(), "{c:#}");
+    assert_eq!(
+        (&c["subflows"], &c["taken_over"]),
+        (&json!(1), &json!(true))
+    );
+}
+
+/// Entries that no packet removes.
+#[test]
+fn root_idle_subflows_are_forgotten() {
+    let rig = rig();
+    // Packets of one of two do not come by.
+    rig.near.sh("ip mptcp endpoint add 10.77.1.2 signal");
+    let unseen = Connection::new(&rig.near, &rig.near, "127.0.0.1".parse().unwrap());
+    wait_for("sockets of both ends", LIMIT, || {
+        sockets(&rig.near).len() >= 2
+    });
+    track(&rig).ok();
+    assert_eq!(view(&rig, "connections").as_array().unwrap().len(), 1);
+    let sweep = |args: &[&str]| {
+        let all = [&["--json", "connections", "--sweep"], args].concat();
+        rig.run(&all).ok().json()
+    };
+    let nothing = json!({ "subflows": 0, "half_open": 0, "connections": 0 });
+    assert_eq!(sweep(&[]), nothing);
+    let count = view(&rig, "subflows").as_array().unwrap().len();
+    assert!(count >= 1);
+    drop(unseen);
+    wait_for("no socket", LIMIT, || sockets(&rig.near).is_empty());
+    assert_eq!(sweep(&[])["subflows"], count);
+    assert_eq!(view(&rig, "subflows"), json!([]));
+    assert_eq!(view(&rig, "connections")[0]["state"], "closed");
+
+    let connection = Connection::new(&rig.far, &rig.near, "10.77.0.2".parse().unwrap());
+    connection.carry(5000, 5000);
+    two_subflows(&rig.near);
+    assert_eq!(sweep(&["--idle", "60s"]), nothing);
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(sweep(&["--idle", "1s"])["subflows"], 2);
+    assert_eq!(view(&rig, "subflows"), json!([]));
+    let all = view(&rig, "connections");
+    assert!(
+        all.as_array()
+            .unwrap()
+            .iter()
+            .all(|c| c["state"] == "closed" && c["subflows"] == 0),
+        "{all:#}"
+    );
+}
+
+/// What does not fit is told, and the rest is right.
+#[test]
+fn root_what_fits_is_taken_over() {
+    let rig = rig();
+    rig.near.sh("ip mptcp endpoint add 10.77.1.2 signal");
+    let connection = Connection::new(&rig.far, &rig.near, "10.77.0.2".parse().unwrap());
+    connection.carry(5000, 5000);
+    two_subflows(&rig.near);
+    let policy =
+        json!({ "version": 1, "track": ["p*"], "limits": { "subflows": 1 }, "chains": [] });
+    let path = rig.folder.write("track.json", policy.to_string());
+    let ran = rig.run(&["apply", path.to_str().unwrap()]).ok();
+    assert!(ran.err.contains("no room for 1 subflows"), "{}", ran.err);
+    assert_eq!(view(&rig, "subflows").as_array().unwrap().len(), 1);
+    assert_eq!(view(&rig, "connections")[0]["subflows"], 1);
+}
