@@ -12,7 +12,7 @@
 #define __EMPTCP_CAPTURE_H__
 
 #include <emptcp/module.h>
-#include <emptcp/ring.h>
+#include <emptcp/ring_write.h>
 #include <emptcp/secret.h>
 
 /** Bytes of a packet at most. */
@@ -35,21 +35,16 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } capture_reader SEC(".maps") EMPTCP_SHARED;
 
-/** Where packets were lost. */
-struct emptcp_capture_place {
-	emptcp_step_id step;
-	emptcp_ifindex ifindex;
-};
-
 struct emptcp_capture_lost {
 	/** For which the ring had no room. */
 	__u64 packets;
 };
 
-/** Packets that were not copied because the ring was full. */
+/** Packets that were not copied because the ring was full; of more places than the map holds
+ * nothing is known, but that the step's counter says more than was read. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct emptcp_capture_place);
+	__type(key, struct emptcp_ring_place);
 	__type(value, struct emptcp_capture_lost);
 	__uint(max_entries, 1024);
 } capture_lost SEC(".maps") EMPTCP_SHARED;
@@ -68,22 +63,6 @@ struct {
 	__type(value, struct emptcp_capture_buffer);
 	__uint(max_entries, 1);
 } capture_buffer SEC(".maps") EMPTCP_SHARED;
-
-/** Counts a packet that the ring had no room for. Of more places than the map holds nothing is
- * known, but that the step's counter says more than was read. */
-static __always_inline void emptcp_capture_lose(const struct emptcp_ring_head *head)
-{
-	struct emptcp_capture_place place = {.step = head->step, .ifindex = head->ifindex};
-	struct emptcp_capture_lost *lost, none = {};
-
-	lost = bpf_map_lookup_elem(&capture_lost, &place);
-	if (!lost) {
-		bpf_map_update_elem(&capture_lost, &place, &none, BPF_NOEXIST);
-		lost = bpf_map_lookup_elem(&capture_lost, &place);
-	}
-	if (lost)
-		__sync_fetch_and_add(&lost->packets, 1);
-}
 
 /** Zeroes a set of bytes (mptcp_secrets()) of the options that begin at off in the copy. */
 static __always_inline void emptcp_capture_zero(struct emptcp_capture_buffer *to, __u32 off,
@@ -116,16 +95,10 @@ static __always_inline int emptcp_capture(struct emptcp_ctx *ctx, const struct e
 	const struct emptcp_ring_reader *reader;
 	struct emptcp_capture_buffer *to;
 	__u32 zero = 0, captured, len;
-	__u64 until, time, flags;
+	__u64 time, flags;
 
-	reader = bpf_map_lookup_elem(&capture_reader, &zero);
+	reader = emptcp_ring_reader_of(&capture_reader, &time);
 	if (!reader)
-		return EMPTCP_SKIP;
-	until = *(const volatile __u64 *)&reader->until;
-	if (!until)
-		return EMPTCP_SKIP;
-	time = bpf_ktime_get_boot_ns();
-	if (time >= until)
 		return EMPTCP_SKIP;
 	flags = *(const volatile __u64 *)&reader->flags;
 	to = bpf_map_lookup_elem(&capture_buffer, &zero);
@@ -140,15 +113,10 @@ static __always_inline int emptcp_capture(struct emptcp_ctx *ctx, const struct e
 		snap = EMPTCP_CAPTURE_MAX;
 	captured = ctx_copy(ctx, to->bytes, len < snap ? len : snap, EMPTCP_CAPTURE_MAX);
 
-	to->head.head.version = EMPTCP_RING_VERSION;
+	emptcp_ring_leave(&to->head.head, pkt->links);
+	emptcp_ring_stamp(&to->head.head, ctx, time);
 	to->head.head.type = EMPTCP_RING_PACKET;
 	to->head.head.size = sizeof(to->head);
-	to->head.head.step = pkt->links->step;
-	to->head.head.time = time;
-	to->head.head.ifindex = ctx_ifindex(ctx);
-	to->head.head.zone = pkt->links->zone;
-	to->head.head.hook = pkt->links->hook;
-	to->head.head.framing = pkt->links->framing;
 	to->head.len = len;
 	to->head.captured = captured;
 	to->head.flags = 0;
@@ -169,7 +137,7 @@ static __always_inline int emptcp_capture(struct emptcp_ctx *ctx, const struct e
 	if (captured > EMPTCP_CAPTURE_MAX)
 		return EMPTCP_SKIP;
 	if (bpf_ringbuf_output(&capture_ring, to, sizeof(to->head) + captured, BPF_RB_NO_WAKEUP))
-		emptcp_capture_lose(&to->head.head);
+		emptcp_ring_lose(&capture_lost, &to->head.head);
 	return EMPTCP_NEXT;
 }
 

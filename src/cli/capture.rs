@@ -7,17 +7,15 @@ use std::io::BufWriter;
 use std::io::Write;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
-use nix::sys::signal::SigSet;
-use nix::sys::signal::Signal;
-use nix::sys::signalfd::SfdFlags;
-use nix::sys::signalfd::SignalFd;
 
 use super::Done;
+use super::reader::PAUSE;
+use super::reader::end_signals;
+use super::reader::name_of;
 use crate::capture::Packet;
 use crate::capture::Pcapng;
 use crate::capture::Stats;
@@ -29,10 +27,6 @@ use crate::datapath::Source;
 use crate::datapath::interfaces;
 use crate::interface::Interfaces;
 use crate::policy::nearest;
-
-/// How often the ring is looked at: it holds thousands of packets, and waking the reader for one
-/// would cost the kernel more than all else.
-const PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -92,17 +86,6 @@ pub(super) fn run(json: bool, args: &Args) -> Result<Done> {
         eprintln!("emptcp: the policy that was read is gone, or copies no packets any more");
     }
     Ok(Done::Yes)
-}
-
-/// Signals that end a verb, held back so that it ends as a whole.
-pub(super) fn end_signals() -> Result<SignalFd> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block()?;
-    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-    SignalFd::with_flags(&signals, flags).context("cannot wait for signals")
 }
 
 /// Where packets go.
@@ -198,10 +181,10 @@ impl Sink<'_> {
             if !self.is_wanted(capture.source(lost.step)) {
                 continue;
             }
-            dropped += lost.packets;
+            dropped += lost.records;
             let stats = self.stats.entry(lost.ifindex).or_default();
-            stats.received += lost.packets;
-            stats.dropped += lost.packets;
+            stats.received += lost.records;
+            stats.dropped += lost.records;
         }
         self.out.flush()?;
         if let Out::Pcapng(out) = self.out {
@@ -210,12 +193,5 @@ impl Sink<'_> {
         }
         eprintln!("emptcp: {} packets captured, {dropped} lost", self.written);
         Ok(())
-    }
-}
-
-fn name_of(interfaces: &Interfaces, index: u32) -> String {
-    match interfaces.by_index(index) {
-        Some(interface) => interface.name.clone(),
-        None => format!("if{index}"),
     }
 }

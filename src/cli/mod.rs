@@ -14,6 +14,7 @@ mod doctor;
 mod explain;
 mod modules;
 mod privilege;
+mod reader;
 mod replay;
 mod run;
 mod schema;

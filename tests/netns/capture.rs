@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use emptcp_test::hosts::Family;
 use nix::sys::signal::Signal;
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
 use pcap_file::pcapng::Block;
 use pcap_file::pcapng::PcapNgReader;
 use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption as Statistics;
@@ -17,68 +15,14 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::mptcp::transfer;
-use super::rig::Killed;
+use super::reader::Reader;
+use super::reader::counts;
 use super::rig::Rig;
 use super::rig::Tc;
-use super::rig::wait_for;
 use super::traffic::ack;
 use super::traffic::frame;
 use super::traffic::probe;
 use super::traffic::send;
-
-/// A capture that runs; both its outputs go to files.
-struct Capture {
-    child: Killed,
-    out: std::path::PathBuf,
-    err: std::path::PathBuf,
-}
-
-impl Capture {
-    /// Starts it, and waits until it reads.
-    fn start(rig: &Rig, name: &str, args: &[&str]) -> Self {
-        let out = rig.folder.write(&format!("{name}.out"), "");
-        let err = rig.folder.write(&format!("{name}.err"), "");
-        let mut command = rig.emptcp(args);
-        command.stdout(File::create(&out).unwrap());
-        command.stderr(File::create(&err).unwrap());
-        let child = Killed(command.spawn().unwrap());
-        let capture = Self { child, out, err };
-        wait_for("the capture begins", Duration::from_secs(5), || {
-            capture.said("capturing")
-        });
-        capture
-    }
-
-    fn said(&self, what: &str) -> bool {
-        std::fs::read_to_string(&self.err).unwrap().contains(what)
-    }
-
-    /// nsenter becomes the command: their process is the same.
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.0.id() as i32), signal).unwrap();
-    }
-
-    /// Waits for its end; what it wrote to standard output and error.
-    fn wait(mut self) -> (String, String) {
-        let status = self.child.0.wait().unwrap();
-        let err = std::fs::read_to_string(&self.err).unwrap();
-        assert!(status.success(), "{status}: {err}");
-        (std::fs::read_to_string(&self.out).unwrap(), err)
-    }
-
-    /// Ends it, as Ctrl-C does.
-    fn end(self) -> (String, String) {
-        self.signal(Signal::SIGINT);
-        self.wait()
-    }
-}
-
-/// Packets captured and lost, from the message at the end.
-fn counts(err: &str) -> (u64, u64) {
-    let line = err.lines().find(|l| l.ends_with(" lost")).unwrap();
-    let mut numbers = line.split_whitespace().filter_map(|w| w.parse().ok());
-    (numbers.next().unwrap(), numbers.next().unwrap())
-}
 
 /// Packets that the copying steps of all chains treated.
 fn copied(rig: &Rig) -> u64 {
@@ -149,7 +93,7 @@ fn root_a_connection_is_captured_without_its_keys() {
     rig.apply(&watch(&json!(["tc-ingress", "tc-egress"]), &json!({})))
         .ok();
     let file = rig.folder.0.join("all.pcapng");
-    let capture = Capture::start(&rig, "c", &["capture", "-w", file.to_str().unwrap()]);
+    let capture = Reader::start(&rig, "c", &["capture", "-w", file.to_str().unwrap()]);
     let began = std::time::SystemTime::now();
     connection(&rig);
     let (_, err) = capture.end();
@@ -271,7 +215,7 @@ fn root_keys_are_captured_where_both_ends_want_them() {
         let file = rig.folder.0.join("keys.pcapng");
         let mut args = vec!["capture", "-w", file.to_str().unwrap()];
         args.extend(asks.then_some("--keys"));
-        let capture = Capture::start(&rig, "c", &args);
+        let capture = Reader::start(&rig, "c", &args);
         connection(&rig);
         let (_, err) = capture.end();
         assert_eq!(err.contains("keep it secret"), asks, "{err}");
@@ -301,7 +245,7 @@ fn root_what_a_slow_reader_loses_is_counted() {
     rig.apply(&json!([{ "name": "watch", "hook": "tc-ingress", "interfaces": ["p0"], "act": [{ "copy_pkt": { "snap": 2048 } }] }]))
         .ok();
     let file = rig.folder.0.join("flood.pcapng");
-    let capture = Capture::start(&rig, "c", &["capture", "-w", file.to_str().unwrap()]);
+    let capture = Reader::start(&rig, "c", &["capture", "-w", file.to_str().unwrap()]);
     let long = frame(Family::Ip4, json!({ "payload": 1400 }));
     capture.signal(Signal::SIGSTOP);
     let socket = rig
@@ -330,7 +274,7 @@ fn root_what_a_slow_reader_loses_is_counted() {
     );
 
     // What was lost before is not lost again.
-    let capture = Capture::start(&rig, "again", &["capture", "-w", file.to_str().unwrap()]);
+    let capture = Reader::start(&rig, "again", &["capture", "-w", file.to_str().unwrap()]);
     probe(&rig.far, "p0", 3);
     assert_eq!(counts(&capture.end().1), (6, 0));
 }
@@ -342,7 +286,7 @@ fn root_a_reader_that_is_killed_ends_the_copying() {
         .ok();
     probe(&rig.far, "p0", 5);
     assert_eq!(copied(&rig), 0, "nobody reads");
-    let capture = Capture::start(&rig, "c", &["capture", "-w", "/dev/null"]);
+    let capture = Reader::start(&rig, "c", &["capture", "-w", "/dev/null"]);
     probe(&rig.far, "p0", 5);
     assert_eq!(copied(&rig), 10);
     // There is one ring.
@@ -362,7 +306,7 @@ fn root_a_reader_that_is_killed_ends_the_copying() {
     drop(capture);
 
     // What the killed one left is not for the next one.
-    let capture = Capture::start(&rig, "next", &["--json", "capture", "-c", "4"]);
+    let capture = Reader::start(&rig, "next", &["--json", "capture", "-c", "4"]);
     probe(&rig.far, "p0", 1);
     probe(&rig.far, "p0", 5);
     let (out, err) = capture.wait();
@@ -394,7 +338,7 @@ fn root_lines_and_chains() {
     rig.run(&["capture", "--chain", "tow"])
         .fails(&["no chain \"tow\"", "did you mean \"two\""]);
 
-    let capture = Capture::start(&rig, "lines", &["capture", "--chain", "two", "-c", "1"]);
+    let capture = Reader::start(&rig, "lines", &["capture", "--chain", "two", "-c", "1"]);
     send(&rig.far, "p0", &ack(Family::Ip4, 80));
     let (out, _) = capture.wait();
     assert!(
@@ -404,7 +348,7 @@ fn root_lines_and_chains() {
     assert!(out.trim_end().ends_with("(two/act[0])"), "{out}");
 
     // Steps that come while it runs have names too, and the end of the policy is the end.
-    let capture = Capture::start(&rig, "json", &["--json", "capture"]);
+    let capture = Reader::start(&rig, "json", &["--json", "capture"]);
     rig.apply(&chains(&["one", "new"])).ok();
     std::thread::sleep(Duration::from_millis(400));
     send(&rig.far, "p0", &ack(Family::Ip6, 80));
@@ -433,7 +377,7 @@ fn root_frames_without_ethernet_and_with_tags() {
     rig.apply(&json!([{ "name": "watch", "hook": ["tc-ingress", "tc-egress"], "interfaces": ["p0", "t0"], "act": [{ "copy_pkt": {} }] }]))
         .ok();
     let file = rig.folder.0.join("raw.pcapng");
-    let capture = Capture::start(&rig, "c", &["capture", "-w", file.to_str().unwrap()]);
+    let capture = Reader::start(&rig, "c", &["capture", "-w", file.to_str().unwrap()]);
     // At ingress the kernel has taken the tag out of the bytes.
     send(
         &rig.far,

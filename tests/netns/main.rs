@@ -26,6 +26,7 @@ mod outside;
 mod paced;
 mod police;
 mod raw;
+mod reader;
 mod record;
 mod redirect;
 mod refusals;
