@@ -29,6 +29,11 @@ typedef __u32 emptcp_step_id;
 /** Round-trip time in microseconds, in values of maps; 0: not known, and shown as that. */
 typedef __u32 emptcp_rtt;
 
+/** Text of up to 15 bytes: zeros follow. JSON: printable ASCII, not empty. */
+struct emptcp_text {
+	char bytes[16];
+};
+
 /** IPv6 address, or IPv4 address as ::ffff:a.b.c.d; network byte order. */
 struct emptcp_addr {
 	__be32 w[4];

@@ -431,6 +431,7 @@ fn table_type(btf: &Btf<'_>, map: &Var<'_>) -> Result<Type, Problem> {
             Type::Prefix
             | Type::PortRange
             | Type::Cgroup
+            | Type::Text
             | Type::Enum { .. }
             | Type::Set { .. }
             | Type::List { .. }
@@ -580,6 +581,7 @@ fn named_type(name: &str) -> Option<Type> {
         "emptcp_token" => Type::Token,
         "emptcp_ifindex" => Type::Interface,
         "emptcp_cgroup" => Type::Cgroup,
+        "emptcp_text" => Type::Text,
         "emptcp_bool" => Type::Bool,
         _ => return None,
     })

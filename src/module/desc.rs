@@ -208,6 +208,8 @@ pub enum Type {
     /// `struct emptcp_cgroup` (16 bytes): id and level of a cgroup, resolved from its path at
     /// `apply`.
     Cgroup,
+    /// `struct emptcp_text` (16 bytes): up to 15 printable characters of ASCII, then zeros.
+    Text,
     /// `emptcp_bool`: `__u8`, 0 or 1.
     Bool,
     /// `__u8` … `__u64`: size in bytes. JSON: number or `"0x…"`.
@@ -274,6 +276,7 @@ impl fmt::Display for Type {
             Type::Token => f.write_str("token"),
             Type::Interface => f.write_str("interface"),
             Type::Cgroup => f.write_str("cgroup"),
+            Type::Text => f.write_str("text"),
             Type::Bool => f.write_str("bool"),
             Type::Uint(size) => write!(f, "u{}", size * 8),
             Type::Int(size) => write!(f, "s{}", size * 8),

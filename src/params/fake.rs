@@ -137,6 +137,7 @@ pub(crate) fn paint() -> Module {
         .with("token", Type::Token)
         .with("interface", Type::Interface)
         .with("cgroup", Type::Cgroup)
+        .with("text", Type::Text)
         .with("bool", Type::Bool)
         .with("u8", Type::Uint(1))
         .with("u16", Type::Uint(2))

@@ -22,12 +22,33 @@ pub(super) fn size(ty: &Type) -> Option<usize> {
     match ty {
         Type::Bytes | Type::Rate | Type::Time | Type::Set { .. } => Some(8),
         Type::Ratio | Type::Token | Type::Interface | Type::PortRange => Some(4),
-        Type::Addr | Type::Cgroup => Some(16),
+        Type::Addr | Type::Cgroup | Type::Text => Some(16),
         Type::Prefix => Some(32),
         Type::Port => Some(2),
         Type::Bool => Some(1),
         Type::Uint(size) | Type::Int(size) | Type::Enum { size, .. } => Some((*size).min(8)),
         Type::List { .. } | Type::Table { .. } => None,
+    }
+}
+
+/// Bytes of `struct emptcp_text`, of which the last one is 0.
+const TEXT: usize = 16;
+
+/// A text, filled up with zeros.
+fn text(json: &Json) -> Result<Vec<u8>, Diagnostic> {
+    let is_plain = |t: &&str| t.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+    let fits = |t: &&str| (1..TEXT).contains(&t.len()) && is_plain(t);
+    match json.as_str().filter(fits) {
+        Some(text) => {
+            let mut bytes = text.as_bytes().to_vec();
+            bytes.resize(TEXT, 0);
+            Ok(bytes)
+        }
+        None => Err(Diagnostic::expected(
+            &json.at,
+            "a text of 1 to 15 printable characters of ASCII",
+            json.found(),
+        )),
     }
 }
 
@@ -94,6 +115,7 @@ pub(super) fn encode(
             let level = number(u64::from(cgroup.level), 4);
             [number(cgroup.id, 8), level, vec![0; 4]].concat()
         }),
+        Type::Text => text(json),
         Type::Bool => match json.value {
             Value::Bool(value) => Ok(vec![value.into()]),
             _ => Err(Diagnostic::expected(
@@ -206,6 +228,10 @@ pub(super) fn decode(ty: &Type, bytes: &[u8], interfaces: &dyn InterfaceResolver
         Type::Cgroup => {
             let id = from_number(bytes.get(..8)?);
             Plain::from(interfaces.cgroup_path(id)?)
+        }
+        Type::Text => {
+            let end = bytes.iter().position(|b| *b == 0).filter(|end| *end > 0)?;
+            Plain::from(str::from_utf8(&bytes[..end]).ok()?)
         }
         Type::Bool => Plain::from(value != 0),
         Type::Uint(_) => Plain::from(value),

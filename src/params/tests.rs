@@ -98,6 +98,7 @@ fn every_single_type() {
             0x1a2b_3c4du32.to_ne_bytes().to_vec(),
         ),
         ("interface", "\"wwan0\"", 3u32.to_ne_bytes().to_vec()),
+        ("text", "\"fifteen bytes..\"", b"fifteen bytes..\0".to_vec()),
         (
             "cgroup",
             "\"/web\"",
@@ -196,6 +197,21 @@ fn errors_of_single_values() {
             "\"/web/../mail\"",
             "cgroup: expected the path of a cgroup such as \"/system.slice/nginx.service\", \
              found \"/web/../mail\"",
+        ),
+        (
+            "text",
+            "\"sixteen bytes...\"",
+            "text: expected a text of 1 to 15 printable characters of ASCII, found \"sixteen bytes...\"",
+        ),
+        (
+            "text",
+            "\"\"",
+            "text: expected a text of 1 to 15 printable characters of ASCII, found \"\"",
+        ),
+        (
+            "text",
+            "\"caf\u{e9}\"",
+            "text: expected a text of 1 to 15 printable characters of ASCII, found \"caf\u{e9}\"",
         ),
         ("bool", "1", "bool: expected true or false, found 1"),
         (
@@ -662,6 +678,7 @@ fn values() -> impl Strategy<Value = Plain> {
         optional("token", any::<u32>().prop_map(Plain::from).boxed()),
         optional("interface", Just(json!("eth0")).boxed()),
         optional("cgroup", Just(json!("/web")).boxed()),
+        optional("text", "[ -~]{1,15}".prop_map(Plain::from).boxed()),
         optional("bool", any::<bool>().prop_map(Plain::from).boxed()),
         optional("u8", any::<u8>().prop_map(Plain::from).boxed()),
         optional("u64", any::<u64>().prop_map(Plain::from).boxed()),
@@ -718,13 +735,13 @@ proptest! {
 fn decode_is_for_people() {
     let text = r#"{ "bytes": 65536, "rate": 20000000, "time": "600s", "ratio": 0.1,
         "addr": "::ffff:10.0.0.1", "prefix": "::ffff:10.0.0.0/104", "port": "443", "ports": "22",
-        "token": 1, "interface": "eth0", "cgroup": "/web", "bool": true, "enum": "red", "set": ["blue", "red"] }"#;
+        "token": 1, "interface": "eth0", "cgroup": "/web", "text": "a b", "bool": true, "enum": "red", "set": ["blue", "red"] }"#;
     let encoded = encode_text(&paint(), text).unwrap();
     assert_eq!(
         decode(&paint(), &encoded, &TwoInterfaces),
         json!({ "bytes": "64KiB", "rate": "20Mbit", "time": "10m", "ratio": 0.1,
             "addr": "10.0.0.1", "prefix": "10.0.0.0/8", "port": 443, "ports": 22,
-            "token": "0x00000001", "interface": "eth0", "cgroup": "/web", "bool": true, "set": ["red", "blue"] })
+            "token": "0x00000001", "interface": "eth0", "cgroup": "/web", "text": "a b", "bool": true, "set": ["red", "blue"] })
     );
     for (module, text) in [
         (named("cap"), r#"{ "bytes": { "table": "capped" } }"#),

@@ -23,6 +23,7 @@ fn single(ty: &Type) -> Value {
         Type::PortRange => refer("port_range"),
         Type::Interface => json!({ "type": "string", "minLength": 1 }),
         Type::Cgroup => refer("cgroup"),
+        Type::Text => json!({ "type": "string", "pattern": "^[ -~]{1,15}$" }),
         Type::Bool => json!({ "type": "boolean" }),
         Type::Enum { values, .. } => words(values),
         Type::Set { values } => {

@@ -368,6 +368,7 @@ pub fn params(module: &Module) -> Value {
         params[&param.name] = match param.ty.to_string().as_str() {
             "address" => "10.0.0.1".into(),
             "interface" => "test0".into(),
+            "text" => "text".into(),
             "prefix" => "10.0.0.0/8".into(),
             list if list.starts_with("list of cgroup") => json!(["/", "/none"]),
             "list of prefix" => json!(["10.0.0.0/8", "2001:db8::/32"]),

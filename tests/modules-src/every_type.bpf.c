@@ -23,6 +23,7 @@ struct every_type_params {
 	emptcp_token token EMPTCP_DOC("Token");
 	emptcp_ifindex interface EMPTCP_DOC("Interface");
 	struct emptcp_cgroup cgroup EMPTCP_DOC("Cgroup");
+	struct emptcp_text text EMPTCP_DOC("Text") __attribute__((aligned(8)));
 	emptcp_bool yes EMPTCP_DOC("Bool");
 	__u8 u8 EMPTCP_DOC("u8");
 	__u16 u16 EMPTCP_DOC("u16");
@@ -80,7 +81,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, struct seen_value);
-	__uint(max_entries, 31);
+	__uint(max_entries, 32);
 } seen SEC(".maps");
 
 static __always_inline void see(__u32 *n, __u64 a, __u64 b, __u64 c, __u64 d)
@@ -144,6 +145,7 @@ static __always_inline int every_type_act(struct emptcp_ctx *ctx, const struct e
 	see(&n, p->token, 0, 0, 0);
 	see(&n, p->interface, 0, 0, 0);
 	see(&n, p->cgroup.id, p->cgroup.level, 0, 0);
+	see(&n, *(const __u64 *)p->text.bytes, *(const __u64 *)(p->text.bytes + 8), 0, 0);
 	see(&n, p->yes, 0, 0, 0);
 	see(&n, p->u8, 0, 0, 0);
 	see(&n, p->u16, 0, 0, 0);

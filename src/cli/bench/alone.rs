@@ -218,6 +218,7 @@ fn sample(name: &str, ty: &Type) -> Option<Value> {
         Type::Port | Type::PortRange => json!(port),
         Type::Interface => json!("bench"),
         Type::Cgroup => json!("/"),
+        Type::Text => json!("text"),
         Type::Bool => json!(true),
         Type::Token | Type::Uint(_) | Type::Int(_) => json!(1),
         Type::Enum { values, .. } => json!(values.first()?.0),
