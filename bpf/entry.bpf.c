@@ -15,6 +15,7 @@
 #include <emptcp/chain.h>
 #include <emptcp/parse.h>
 #include <emptcp/ring.h>
+#include <emptcp/ring_events.h>
 #include <emptcp/track.h>
 
 const volatile struct emptcp_entry emptcp_entry = {};
@@ -81,6 +82,18 @@ struct emptcp_enums {
 	enum emptcp_ring_reader_flags ring_reader_flags;
 	struct emptcp_ring_packet ring_packet;
 	struct emptcp_ring_reader ring_reader;
+	enum emptcp_event_flags event_flags;
+	enum emptcp_event_what event_what;
+	enum emptcp_event_end event_end;
+	enum emptcp_event_subflow_flags event_subflow_flags;
+	enum emptcp_event_add_addr_flags event_add_addr_flags;
+	struct emptcp_event_connection event_connection;
+	struct emptcp_event_subflow event_subflow;
+	struct emptcp_event_fallback event_fallback;
+	struct emptcp_event_add_addr event_add_addr;
+	struct emptcp_event_remove_addr event_remove_addr;
+	struct emptcp_event_prio event_prio;
+	struct emptcp_event_threshold event_threshold;
 	enum emptcp_track_way_flags track_way_flags;
 	enum emptcp_track_state track_state;
 	enum emptcp_track_kind track_kind;

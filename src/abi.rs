@@ -20,12 +20,25 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Enum;
 
 pub(crate) use self::entry_tc::types::__sk_buff as SkBuff;
+pub(crate) use self::entry_tc::types::emptcp_addr as Addr;
 pub(crate) use self::entry_tc::types::emptcp_chain_words as ChainWords;
 pub(crate) use self::entry_tc::types::emptcp_counter as Counter;
 use self::entry_tc::types::emptcp_counters;
 pub(crate) use self::entry_tc::types::emptcp_entry as Entry;
 pub(crate) use self::entry_tc::types::emptcp_entry_side as EntrySide;
 use self::entry_tc::types::emptcp_fallback;
+pub(crate) use self::entry_tc::types::emptcp_event as Event;
+pub(crate) use self::entry_tc::types::emptcp_event_add_addr as EventAddAddr;
+use self::entry_tc::types::emptcp_event_add_addr_flags;
+pub(crate) use self::entry_tc::types::emptcp_event_connection as EventConnection;
+pub(crate) use self::entry_tc::types::emptcp_event_fallback as EventFallback;
+use self::entry_tc::types::emptcp_event_flags;
+pub(crate) use self::entry_tc::types::emptcp_event_prio as EventPrio;
+pub(crate) use self::entry_tc::types::emptcp_event_remove_addr as EventRemoveAddr;
+pub(crate) use self::entry_tc::types::emptcp_event_subflow as EventSubflow;
+use self::entry_tc::types::emptcp_event_subflow_flags;
+pub(crate) use self::entry_tc::types::emptcp_event_threshold as EventThreshold;
+use self::entry_tc::types::emptcp_event_what;
 use self::entry_tc::types::emptcp_frame;
 use self::entry_tc::types::emptcp_framing;
 pub(crate) use self::entry_tc::types::emptcp_from_table as FromTable;
@@ -54,6 +67,7 @@ pub(crate) use self::entry_tc::types::emptcp_track_state as TrackState;
 pub(crate) use self::entry_tc::types::emptcp_track_subflow as TrackSubflow;
 pub(crate) use self::entry_tc::types::emptcp_track_way as TrackWay;
 pub(crate) use self::entry_tc::types::emptcp_track_way_flags as WayFlags;
+use self::entry_tc::types::emptcp_track_kind;
 use self::entry_tc::types::emptcp_way;
 use self::entry_tc::types::rodata;
 
@@ -105,6 +119,32 @@ pub(crate) const REASONS: usize = emptcp_reason::EMPTCP_REASON_MAX.0 as usize;
 pub(crate) const RING_VERSION: u8 = 1;
 /// Type of the record of a packet.
 pub(crate) const RING_PACKET: u8 = emptcp_ring_type::EMPTCP_RING_PACKET.0 as u8;
+/// Types of the records of events.
+pub(crate) const RING_CONNECTION: u8 = emptcp_ring_type::EMPTCP_RING_CONNECTION.0 as u8;
+pub(crate) const RING_SUBFLOW: u8 = emptcp_ring_type::EMPTCP_RING_SUBFLOW.0 as u8;
+pub(crate) const RING_FALLBACK: u8 = emptcp_ring_type::EMPTCP_RING_FALLBACK.0 as u8;
+pub(crate) const RING_ADD_ADDR: u8 = emptcp_ring_type::EMPTCP_RING_ADD_ADDR.0 as u8;
+pub(crate) const RING_REMOVE_ADDR: u8 = emptcp_ring_type::EMPTCP_RING_REMOVE_ADDR.0 as u8;
+pub(crate) const RING_PRIO: u8 = emptcp_ring_type::EMPTCP_RING_PRIO.0 as u8;
+pub(crate) const RING_THRESHOLD: u8 = emptcp_ring_type::EMPTCP_RING_THRESHOLD.0 as u8;
+/// What is so for an event.
+pub(crate) const EVENT_HAS_TOKEN: u8 = emptcp_event_flags::EMPTCP_EVENT_HAS_TOKEN.0 as u8;
+pub(crate) const EVENT_HAS_CLIENT_TOKEN: u8 =
+    emptcp_event_flags::EMPTCP_EVENT_HAS_CLIENT_TOKEN.0 as u8;
+pub(crate) const EVENT_FROM_CLIENT: u8 = emptcp_event_flags::EMPTCP_EVENT_FROM_CLIENT.0 as u8;
+pub(crate) const EVENT_FROM_SERVER: u8 = emptcp_event_flags::EMPTCP_EVENT_FROM_SERVER.0 as u8;
+/// What is so for the ends of a subflow.
+pub(crate) const EVENT_SRC_HAS_ID: u8 = emptcp_event_subflow_flags::EMPTCP_EVENT_SRC_HAS_ID.0 as u8;
+pub(crate) const EVENT_DST_HAS_ID: u8 = emptcp_event_subflow_flags::EMPTCP_EVENT_DST_HAS_ID.0 as u8;
+pub(crate) const EVENT_SRC_ASKS_BACKUP: u8 =
+    emptcp_event_subflow_flags::EMPTCP_EVENT_SRC_ASKS_BACKUP.0 as u8;
+pub(crate) const EVENT_DST_ASKS_BACKUP: u8 =
+    emptcp_event_subflow_flags::EMPTCP_EVENT_DST_ASKS_BACKUP.0 as u8;
+/// What is so for an ADD_ADDR.
+pub(crate) const EVENT_ECHO: u8 = emptcp_event_add_addr_flags::EMPTCP_EVENT_ECHO.0 as u8;
+pub(crate) const EVENT_HAS_PORT: u8 = emptcp_event_add_addr_flags::EMPTCP_EVENT_HAS_PORT.0 as u8;
+/// Something began.
+pub(crate) const EVENT_OPENED: u8 = emptcp_event_what::EMPTCP_EVENT_OPENED.0 as u8;
 /// Of such a record: keys and HMACs are zero.
 pub(crate) const RING_NO_KEYS: u32 = emptcp_ring_packet_flags::EMPTCP_RING_NO_KEYS.0;
 /// The reader of a ring asks for keys and HMACs too.
@@ -123,6 +163,22 @@ pub(crate) const DIRECTION_UNKNOWN: u8 = 0xff;
 unsafe impl plain::Plain for Counter {}
 // SAFETY: as above.
 unsafe impl plain::Plain for RingPacket {}
+// SAFETY: as above.
+unsafe impl plain::Plain for Event {}
+// SAFETY: as above.
+unsafe impl plain::Plain for EventConnection {}
+// SAFETY: as above.
+unsafe impl plain::Plain for EventSubflow {}
+// SAFETY: as above.
+unsafe impl plain::Plain for EventFallback {}
+// SAFETY: as above.
+unsafe impl plain::Plain for EventAddAddr {}
+// SAFETY: as above.
+unsafe impl plain::Plain for EventRemoveAddr {}
+// SAFETY: as above.
+unsafe impl plain::Plain for EventPrio {}
+// SAFETY: as above.
+unsafe impl plain::Plain for EventThreshold {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Generation {}
 // SAFETY: as above.
@@ -219,12 +275,17 @@ pub(crate) fn fallback_names() -> &'static [String] {
     static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
         let count = emptcp_fallback::EMPTCP_FALLBACK_MAX.0 as usize;
         enum_names("emptcp_fallback", "EMPTCP_FALLBACK_", count)
+        let mut names = names_of("emptcp_reason", "EMPTCP_REASON_");
+        names.truncate(REASONS);
+        names
     });
     &NAMES
 }
 
 /// The first names of an enum of the entry program, in small letters and without their prefix.
 fn enum_names(name: &str, prefix: &str, count: usize) -> Vec<String> {
+/// Names of the values of an enum that begin at 0, without their prefix and in lower case.
+fn names_of(name: &str, prefix: &str) -> Vec<String> {
     let btf = Btf::from_raw("entry", entry_object(Family::Tc))
         .ok()
         .flatten();
@@ -240,6 +301,38 @@ fn enum_names(name: &str, prefix: &str, count: usize) -> Vec<String> {
         .map(|n| n.trim_start_matches(prefix).to_lowercase())
         .take(count)
         .collect()
+}
+
+        .collect()
+}
+
+/// A name of [`names_of`], for a number that a program of another version may have written.
+fn name_at(names: &'static [String], number: u8) -> &'static str {
+    let known = names.get(usize::from(number));
+    known.map_or("unknown", String::as_str)
+}
+
+/// Name of a cause of `enum emptcp_fallback`: `synack`, `ack`, `data` …
+pub(crate) fn fallback_name(number: u8) -> &'static str {
+    static NAMES: LazyLock<Vec<String>> =
+        LazyLock::new(|| names_of("emptcp_fallback", "EMPTCP_FALLBACK_"));
+    name_at(&NAMES, number)
+}
+
+/// Name of a value of `enum emptcp_event_end`: `fin`, `rst`, `data_fin`, `fastclose`.
+pub(crate) fn end_name(number: u8) -> &'static str {
+    static NAMES: LazyLock<Vec<String>> =
+        LazyLock::new(|| names_of("emptcp_event_end", "EMPTCP_EVENT_END_"));
+    name_at(&NAMES, number)
+}
+
+/// Name of a value of `enum emptcp_track_kind`.
+pub(crate) fn kind_name(number: u8) -> &'static str {
+    match emptcp_track_kind(number.into()) {
+        emptcp_track_kind::EMPTCP_TRACK_INITIAL => "initial",
+        emptcp_track_kind::EMPTCP_TRACK_JOINED => "joined",
+        _ => "unknown",
+    }
 }
 
 /// The hook with this number.

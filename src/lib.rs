@@ -5,6 +5,7 @@ mod capture;
 pub mod cli;
 pub mod datapath;
 pub mod doctor;
+mod event;
 pub mod graph;
 mod insn;
 pub mod interface;

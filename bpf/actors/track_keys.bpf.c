@@ -3,6 +3,7 @@
 #include <emptcp/clock.h>
 #include <emptcp/once.h>
 #include <emptcp/sha.h>
+#include <emptcp/track_events.h>
 #include <emptcp/tracked.h>
 
 EMPTCP_NO_PARAMS(track_keys);
@@ -43,12 +44,51 @@ static __always_inline void track_keys_alias(const struct emptcp_track_key *clie
 	bpf_map_update_elem(&client_tokens, client, &server.token, BPF_ANY);
 }
 
+/**
+ * Tells of the connection that was entered (if it was), and of its first subflow;
+ * emptcp_event_leave() has left that in the record. A function that the verifier
+ * looks at once. Returns 0.
+ */
+__noinline int track_keys_tell(struct emptcp_ctx *ctx)
+{
+	union emptcp_event_record *record = emptcp_event_record();
+	struct emptcp_track_subflow *sub;
+	const struct emptcp_track_conn *conn;
+	struct emptcp_subflow key;
+	int is_told;
+
+	if (!record)
+		return 0;
+	key = record->event.subflow;
+	sub = bpf_map_lookup_elem(&subflows, &key);
+	if (!sub)
+		return 0;
+	is_told = sub->flags & EMPTCP_TRACK_TOLD;
+	sub->flags |= EMPTCP_TRACK_TOLD;
+	if (!emptcp_event_begin_left(ctx, record))
+		return 0;
+	conn = emptcp_tracked_conn(sub);
+	if (conn) {
+		track_event_subflow(EMPTCP_EVENT_OPENED, EMPTCP_EVENT_END_NONE);
+		track_event_connection(record, conn, EMPTCP_EVENT_OPENED, EMPTCP_EVENT_END_NONE);
+		track_event_send(EMPTCP_RING_CONNECTION, sizeof(record->connection));
+		record->event.subflow = key;
+		record->event.flags = 0;
+	}
+	if (is_told)
+		return 0;
+	track_event_subflow(EMPTCP_EVENT_OPENED, EMPTCP_EVENT_END_NONE);
+	track_event_send(EMPTCP_RING_SUBFLOW, sizeof(record->subflow));
+	return 0;
+}
+
 static __always_inline int track_keys_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					  const struct track_keys_params *p)
 {
 	struct emptcp_track_key server = {}, client = {};
 	struct emptcp_track_secrets keys;
 	struct emptcp_track_conn conn = {};
+	union emptcp_event_record *record;
 	struct emptcp_track_subflow *sub;
 	struct emptcp_subflow key;
 	struct sha_scratch *s;
@@ -61,6 +101,12 @@ static __always_inline int track_keys_act(struct emptcp_ctx *ctx, const struct e
 	sub = bpf_map_lookup_elem(&subflows, &key);
 	if (!sub || sub->flags & EMPTCP_TRACK_TIED)
 		return EMPTCP_SKIP;
+	record = emptcp_event_record();
+	if (!record)
+		return EMPTCP_SKIP;
+	/* Here, so that the key is on the stack no more: the verifier would follow each of its
+	 * kinds through all that comes. */
+	emptcp_event_leave(record, pkt->links, &key);
 	off = mptcp_find_subtype(ctx, pkt, MPTCP_MP_CAPABLE, TCPOLEN_MPTCP_MPC_ACK);
 	if (!off)
 		return EMPTCP_SKIP;
@@ -83,13 +129,14 @@ static __always_inline int track_keys_act(struct emptcp_ctx *ctx, const struct e
 	conn.bytes[1] = sub->way[!(sub->client & 1)].bytes;
 
 	ret = track_keys_enter(&server, &conn);
-	if (ret != EMPTCP_NEXT)
-		return ret;
-	track_keys_alias(&client, server);
-	bpf_map_update_elem(&secrets, &server, &keys, BPF_ANY);
-	sub->conn = server;
-	sub->flags |= EMPTCP_TRACK_TIED;
-	return EMPTCP_NEXT;
+	if (ret == EMPTCP_NEXT) {
+		track_keys_alias(&client, server);
+		bpf_map_update_elem(&secrets, &server, &keys, BPF_ANY);
+		sub->conn = server;
+		sub->flags |= EMPTCP_TRACK_TIED;
+	}
+	track_keys_tell(ctx);
+	return ret;
 }
 
 EMPTCP_ACTOR(track_keys, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_OBSERVES "," EMPTCP_TRACKS,

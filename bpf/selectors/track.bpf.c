@@ -7,6 +7,7 @@
  */
 #include <emptcp/clock.h>
 #include <emptcp/length.h>
+#include <emptcp/track_events.h>
 #include <emptcp/tracked.h>
 
 EMPTCP_NO_PARAMS(track);
@@ -217,16 +218,181 @@ track_new(const struct emptcp_subflow *key, const struct track_hello *hello, int
 	return bpf_map_lookup_elem(&half_open, key);
 }
 
-/** Notes that the connection goes on as plain TCP, and which packet showed it. */
-static __always_inline void track_fallback(struct emptcp_track_subflow *sub, int from, __u32 seq,
-					   int cause)
+/** What follows from a packet, beside bits of the subtypes of its options that are told of. */
+enum track_tells {
+	/** The subflow is open. */
+	TRACK_TELLS_OPENED = 1 << 16,
+	TRACK_TELLS_FALLBACK = 1 << 17,
+	/** The subtypes. */
+	TRACK_TELLS_OPTIONS = 1 << MPTCP_ADD_ADDR | 1 << MPTCP_REMOVE_ADDR | 1 << MPTCP_MP_PRIO,
+	TRACK_TELLS = TRACK_TELLS_OPENED | TRACK_TELLS_FALLBACK | TRACK_TELLS_OPTIONS,
+	/** The subflow is to be forgotten; and this is so because of a RST. */
+	TRACK_CLOSES = 1 << 20,
+	TRACK_CLOSES_BY_RST = 1 << 21,
+	/** What else there is to know: the lower bit of MP_PRIO, the direction. */
+	TRACK_BACKUP_SHIFT = 24,
+	TRACK_FROM_SHIFT = 25,
+};
+
+/** Offset of the last option of this subtype; 0: none. */
+__noinline int track_find_subtype(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 tcp_len,
+				  __u32 subtype)
+{
+	struct emptcp_pkt pkt = track_at(ctx, tcp_off, tcp_len);
+
+	return mptcp_find_subtype(ctx, &pkt, subtype, TCPOLEN_MPTCP_MIN);
+}
+
+/**
+ * Sends the events that tells has bits for (enum track_tells, subtypes), of the
+ * subflow that track_after() has left in the record; seq: sequence number of the
+ * packet. Returns 0.
+ */
+__noinline int track_tell(struct emptcp_ctx *ctx, __u32 tells, __u32 tcp_off, __u32 tcp_len,
+			  __u32 seq)
+{
+	struct emptcp_pkt pkt = track_at(ctx, tcp_off, tcp_len);
+	union emptcp_event_record *record = emptcp_event_record();
+	int from = tells >> TRACK_FROM_SHIFT & 1;
+	const struct emptcp_track_subflow *sub;
+	struct emptcp_subflow key;
+	__u32 off;
+
+	if (!record || !emptcp_event_begin_left(ctx, record))
+		return 0;
+	key = record->event.subflow;
+	sub = bpf_map_lookup_elem(&subflows, &key);
+	if (!sub)
+		sub = bpf_map_lookup_elem(&half_open, &key);
+	asm volatile("" : "+r"(sub));
+	if (!sub)
+		return 0;
+	if (tells & TRACK_TELLS_OPENED) {
+		track_event_subflow(EMPTCP_EVENT_OPENED, EMPTCP_EVENT_END_NONE);
+		track_event_send(EMPTCP_RING_SUBFLOW, sizeof(record->subflow));
+		record->event.subflow = key;
+		record->event.flags = 0;
+	}
+	if (from)
+		emptcp_turn(&record->event.subflow);
+	emptcp_event_tracked(record, sub, from);
+	if (tells & TRACK_TELLS_FALLBACK) {
+		record->fallback.seq = seq;
+		record->fallback.cause = sub->fallback;
+		track_event_send(EMPTCP_RING_FALLBACK, sizeof(record->fallback));
+	}
+	if (tells & 1 << MPTCP_MP_PRIO) {
+		record->prio.backup = tells >> TRACK_BACKUP_SHIFT & 1;
+		track_event_send(EMPTCP_RING_PRIO, sizeof(record->prio));
+	}
+	if (tells & 1 << MPTCP_ADD_ADDR) {
+		off = track_find_subtype(ctx, tcp_off, tcp_len, MPTCP_ADD_ADDR) & 63;
+		if (off && track_event_add_addr(ctx, &pkt, off, record))
+			track_event_send(EMPTCP_RING_ADD_ADDR, sizeof(record->add_addr));
+	}
+	if (tells & 1 << MPTCP_REMOVE_ADDR) {
+		off = track_find_subtype(ctx, tcp_off, tcp_len, MPTCP_REMOVE_ADDR) & 63;
+		if (off && track_event_remove_addr(ctx, &pkt, off, record))
+			track_event_send(EMPTCP_RING_REMOVE_ADDR, sizeof(record->remove_addr));
+	}
+	return 0;
+}
+
+/** Tells that a connection has no subflow any more; the record is that of its last one. */
+static __always_inline void track_tell_end(union emptcp_event_record *record,
+					   const struct emptcp_track_conn *conn, int is_rst)
+{
+	int end = is_rst ? EMPTCP_EVENT_END_RST : EMPTCP_EVENT_END_FIN;
+
+	if (conn->flags & EMPTCP_CONN_FASTCLOSED)
+		end = EMPTCP_EVENT_END_FASTCLOSE;
+	else if (conn->flags & EMPTCP_CONN_ENDS)
+		end = EMPTCP_EVENT_END_DATA_FIN;
+	track_event_connection(record, conn, EMPTCP_EVENT_CLOSED, end);
+	track_event_send(EMPTCP_RING_CONNECTION, sizeof(record->connection));
+}
+
+/** Forgets the subflow that track_after() has left in the record, and with the last one a
+ * connection that has ended. Returns 0. */
+__noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
+{
+	union emptcp_event_record *record = emptcp_event_record();
+	struct emptcp_track_key id, client;
+	const struct emptcp_track_subflow *sub;
+	struct emptcp_track_conn *conn;
+	struct emptcp_subflow key;
+	int tied, is_read;
+
+	if (!record)
+		return 0;
+	key = record->event.subflow;
+	sub = bpf_map_lookup_elem(&subflows, &key);
+	if (!sub)
+		return 0;
+	id = sub->conn;
+	tied = sub->flags & EMPTCP_TRACK_TIED;
+	is_read = emptcp_event_begin_left(ctx, record);
+	/* While what it says is there. */
+	if (is_read)
+		track_event_subflow(EMPTCP_EVENT_CLOSED,
+				    is_rst ? EMPTCP_EVENT_END_RST : EMPTCP_EVENT_END_FIN);
+	/* Of several CPUs, or parts of a path, one comes through. */
+	if (bpf_map_delete_elem(&subflows, &key))
+		return 0;
+	if (is_read)
+		track_event_send(EMPTCP_RING_SUBFLOW, sizeof(record->subflow));
+	if (!tied)
+		return 0;
+	conn = bpf_map_lookup_elem(&connections, &id);
+	if (!conn)
+		return 0;
+	__sync_fetch_and_add(&conn->live, -1);
+	if (*(volatile __u32 *)&conn->live)
+		return 0;
+	conn->closed = emptcp_boot_now();
+	if (is_read)
+		track_tell_end(record, conn, is_rst);
+	if (!(conn->flags & EMPTCP_CONN_ENDS))
+		return 0;
+	client.token = conn->client_token;
+	client.zone = id.zone;
+	bpf_map_delete_elem(&client_tokens, &client);
+	bpf_map_delete_elem(&secrets, &id);
+	bpf_map_delete_elem(&connections, &id);
+	return 0;
+}
+
+/** Does what follows from a packet: enum track_tells, subtypes. */
+static __always_inline void track_after(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					const struct emptcp_subflow *key, int from, __u32 follows)
+{
+	union emptcp_event_record *record = emptcp_event_record();
+
+	if (!record)
+		return;
+	emptcp_event_leave(record, pkt->links, key);
+	if (follows & TRACK_TELLS)
+		track_tell(ctx, follows | from << TRACK_FROM_SHIFT, pkt->tcp_off, pkt->tcp_len,
+			   bpf_ntohl(pkt->tcp->seq));
+	if (follows & TRACK_CLOSES) {
+		/* It may have been turned. */
+		record->event.subflow = *key;
+		track_close(ctx, follows & TRACK_CLOSES_BY_RST);
+	}
+}
+
+/** Notes that the connection goes on as plain TCP, and which packet showed it. Returns what there
+ * is to tell of: enum track_tells. */
+static __always_inline __u32 track_fallback(struct emptcp_track_subflow *sub, int from, __u32 seq,
+					    int cause)
 {
 	if (sub->fallback || sub->kind != EMPTCP_TRACK_INITIAL)
-		return;
+		return 0;
 	sub->fallback = cause;
 	sub->fallback_way = from;
 	sub->fallback_seq = seq;
 	sub->fallback_at = emptcp_boot_now();
+	return TRACK_TELLS_FALLBACK;
 }
 
 /** SYN. */
@@ -262,7 +428,7 @@ track_syn(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct emp
 /** SYN/ACK. */
 static __always_inline struct emptcp_track_subflow *
 track_synack(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
-	     int from, struct emptcp_track_subflow *half)
+	     int from, struct emptcp_track_subflow *half, __u32 *tells)
 {
 	__u32 seq = bpf_ntohl(pkt->tcp->seq), ack = bpf_ntohl(pkt->tcp->ack_seq), wscale;
 	struct track_hello hello = {};
@@ -286,7 +452,7 @@ track_synack(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct 
 	if (hello.kind == EMPTCP_TRACK_INITIAL)
 		half->version = hello.version;
 	else if (!hello.kind)
-		track_fallback(half, from, seq, EMPTCP_FALLBACK_SYNACK);
+		*tells = track_fallback(half, from, seq, EMPTCP_FALLBACK_SYNACK);
 	track_greet(&half->way[from & 1], &hello, wscale);
 	return half;
 }
@@ -346,13 +512,19 @@ static __always_inline int track_proves(const struct emptcp_track_subflow *half,
 /** Makes a subflow whose handshake is proven one that stays. */
 static __always_inline struct emptcp_track_subflow *
 track_establish(const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
-		struct emptcp_track_subflow *half, int from, __u32 subtypes)
+		struct emptcp_track_subflow *half, int from, __u32 subtypes, __u32 *tells)
 {
 	struct emptcp_track_subflow *sub;
 
 	half->state = EMPTCP_TRACK_ESTABLISHED;
 	if (from == half->opener && !subtypes)
-		track_fallback(half, from, bpf_ntohl(pkt->tcp->seq), EMPTCP_FALLBACK_ACK);
+		*tells = track_fallback(half, from, bpf_ntohl(pkt->tcp->seq), EMPTCP_FALLBACK_ACK);
+	/* Of one that shows keys the next step tells, once it has the token. */
+	if (from != half->opener || half->kind != EMPTCP_TRACK_INITIAL ||
+	    !(subtypes & 1 << MPTCP_MP_CAPABLE)) {
+		half->flags |= EMPTCP_TRACK_TOLD;
+		*tells |= TRACK_TELLS_OPENED;
+	}
 	if (half->kind == EMPTCP_TRACK_JOINED)
 		track_tie(half, key->zone);
 	if (bpf_map_update_elem(&subflows, key, half, BPF_ANY)) {
@@ -384,33 +556,6 @@ static __always_inline void track_scan(struct emptcp_ctx *ctx, const struct empt
 	scan->subtypes = found & 0xffff;
 	scan->dss = found >> 16 & 0xff;
 	scan->prio = found >> 24 & 1;
-}
-
-/** Forgets a subflow, and with the last one a connection that has ended. */
-static __always_inline void track_close(const struct emptcp_subflow *key,
-					const struct emptcp_track_subflow *sub, __u64 now)
-{
-	struct emptcp_track_key id = sub->conn, client;
-	int tied = sub->flags & EMPTCP_TRACK_TIED;
-	struct emptcp_track_conn *conn;
-
-	/* Of several CPUs, or parts of a path, one comes through. */
-	if (bpf_map_delete_elem(&subflows, key) || !tied)
-		return;
-	conn = bpf_map_lookup_elem(&connections, &id);
-	if (!conn)
-		return;
-	__sync_fetch_and_add(&conn->live, -1);
-	if (*(volatile __u32 *)&conn->live)
-		return;
-	conn->closed = now;
-	if (!(conn->flags & EMPTCP_CONN_ENDS))
-		return;
-	client.token = conn->client_token;
-	client.zone = id.zone;
-	bpf_map_delete_elem(&client_tokens, &client);
-	bpf_map_delete_elem(&secrets, &id);
-	bpf_map_delete_elem(&connections, &id);
 }
 
 /** Whether the packet counts here; where it counted before, it counts there. */
@@ -454,12 +599,13 @@ static __always_inline void track_total(const struct emptcp_track_subflow *sub, 
 		__sync_fetch_and_add(&conn->bytes[client ? 0 : 1], payload);
 }
 
-static __always_inline void track_ends(const struct emptcp_track_subflow *sub)
+/** Notes that the connection has ended: bits of enum emptcp_track_conn_flags. */
+static __always_inline void track_ends(const struct emptcp_track_subflow *sub, __u8 how)
 {
 	struct emptcp_track_conn *conn = emptcp_tracked_conn(sub);
 
 	if (conn)
-		conn->flags |= EMPTCP_CONN_ENDS;
+		conn->flags |= how;
 }
 
 static __always_inline int track_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
@@ -470,7 +616,7 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 	struct emptcp_track_subflow *sub;
 	struct emptcp_subflow key;
 	struct track_scan scan;
-	__u32 payload, again, seq = bpf_ntohl(tcp->seq);
+	__u32 payload, again, tells = 0, seq = bpf_ntohl(tcp->seq);
 	const __u8 *opt;
 	int from, is_closed, shows_keys;
 	__u64 now;
@@ -486,7 +632,7 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 			if (sub)
 				sub->flags |= EMPTCP_TRACK_REOPENS;
 			if (tcp->ack)
-				sub = track_synack(ctx, pkt, &key, from, half);
+				sub = track_synack(ctx, pkt, &key, from, half, &tells);
 			else
 				sub = track_syn(ctx, pkt, &key, from, half);
 			scan.subtypes = scan.dss = scan.prio = 0;
@@ -504,7 +650,8 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 					return 0;
 				}
 				if (track_proves(sub, tcp, from, scan.subtypes))
-					sub = track_establish(pkt, &key, sub, from, scan.subtypes);
+					sub = track_establish(pkt, &key, sub, from, scan.subtypes,
+							      &tells);
 			}
 		}
 		if (!sub)
@@ -520,8 +667,12 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 	now = emptcp_boot_now();
 	way = &sub->way[from & 1];
 	back = &sub->way[!(from & 1)];
-	if (!track_counts_here(ctx, way, now))
+	tells = emptcp_forget(tells);
+	if (!track_counts_here(ctx, way, now)) {
+		if (tells)
+			track_after(ctx, pkt, &key, from, tells);
 		return 0;
+	}
 	payload = emptcp_payload_len(ctx, pkt);
 	again = emptcp_sequence_take(&way->sequence, tcp, payload);
 	__sync_fetch_and_add(&way->packets, ctx_segments(ctx));
@@ -557,15 +708,17 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 		else
 			way->flags &= ~EMPTCP_WAY_ASKS_BACKUP;
 	}
+	tells |= scan.subtypes & TRACK_TELLS_OPTIONS;
 	if (scan.subtypes & 1 << MPTCP_MP_FAIL)
-		track_fallback(sub, from, seq, EMPTCP_FALLBACK_FAIL);
+		tells |= track_fallback(sub, from, seq, EMPTCP_FALLBACK_FAIL);
 	if (scan.subtypes & 1 << MPTCP_DSS)
 		way->flags |= EMPTCP_WAY_DSS;
 	else if (payload && !scan.subtypes && !(way->flags & EMPTCP_WAY_DSS) && !tcp->syn)
-		track_fallback(sub, from, seq, EMPTCP_FALLBACK_DATA);
-	if (scan.dss & MPTCP_DSS_DATA_FIN || scan.subtypes & 1 << MPTCP_MP_FASTCLOSE)
-		track_ends(sub);
-
+		tells |= track_fallback(sub, from, seq, EMPTCP_FALLBACK_DATA);
+	if (scan.subtypes & 1 << MPTCP_MP_FASTCLOSE)
+		track_ends(sub, EMPTCP_CONN_ENDS | EMPTCP_CONN_FASTCLOSED);
+	else if (scan.dss & MPTCP_DSS_DATA_FIN)
+		track_ends(sub, EMPTCP_CONN_ENDS);
 	if (tcp->fin) {
 		way->flags |= EMPTCP_WAY_FIN;
 		if (back->flags & EMPTCP_WAY_FIN)
@@ -577,7 +730,11 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 	is_closed = tcp->rst || (sub->state == EMPTCP_TRACK_CLOSING && !tcp->fin && tcp->ack &&
 				 (__s32)(way->ack - back->sequence.end) >= 0);
 	if (is_closed)
-		track_close(&key, sub, now);
+		tells |= TRACK_CLOSES;
+	tells |= (scan.prio & MPTCP_BACKUP) << TRACK_BACKUP_SHIFT;
+	tells = emptcp_forget(tells);
+	if (emptcp_unlikely(tells & (TRACK_TELLS | TRACK_CLOSES)))
+		track_after(ctx, pkt, &key, from, tcp->rst ? tells | TRACK_CLOSES_BY_RST : tells);
 	return shows_keys;
 }
 

@@ -19,6 +19,27 @@
 enum emptcp_ring_type {
 	/** The first bytes of a packet: struct emptcp_ring_packet. */
 	EMPTCP_RING_PACKET = 1,
+	/** Of the others see ring_events.h. A connection began or ended. */
+	EMPTCP_RING_CONNECTION,
+	/** A subflow began or ended. */
+	EMPTCP_RING_SUBFLOW,
+	/** A connection went on as plain TCP. */
+	EMPTCP_RING_FALLBACK,
+	/** ADD_ADDR. */
+	EMPTCP_RING_ADD_ADDR,
+	/** REMOVE_ADDR. */
+	EMPTCP_RING_REMOVE_ADDR,
+	/** MP_PRIO. */
+	EMPTCP_RING_PRIO,
+	/** A subflow met a condition of the policy. */
+	EMPTCP_RING_THRESHOLD,
+	/** Taken, but of nothing yet: a quota is used up. */
+	EMPTCP_RING_QUOTA,
+	/** Likewise: something was given up after a time. */
+	EMPTCP_RING_EXPIRED,
+	/** Likewise: something that was held goes on. */
+	EMPTCP_RING_RELEASED,
+	EMPTCP_RING_MAX,
 };
 
 /** What every record begins with. */

@@ -123,6 +123,8 @@ enum emptcp_track_flags {
 	EMPTCP_TRACK_REOPENS = 1 << 2,
 	/** It was taken over from the kernel's own tables. */
 	EMPTCP_TRACK_TAKEN_OVER = 1 << 3,
+	/** That it is open was told as an event, if anybody read. */
+	EMPTCP_TRACK_TOLD = 1 << 4,
 };
 
 /** Direction that is not known: of the SYN, of the client's packets. */
@@ -178,6 +180,8 @@ enum emptcp_track_conn_flags {
 	EMPTCP_CONN_HAS_CLIENT_TOKEN = 1 << 1,
 	/** Its keys are in the map of keys. */
 	EMPTCP_CONN_HAS_KEYS = 1 << 2,
+	/** MP_FASTCLOSE was seen. */
+	EMPTCP_CONN_FASTCLOSED = 1 << 3,
 };
 
 /** A connection. */

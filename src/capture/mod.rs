@@ -115,7 +115,7 @@ impl<'a> Packet<'a> {
 }
 
 /// `src`, or the number of a step that is gone.
-fn source_name(source: Option<&Source>, step: u32) -> Cow<'_, str> {
+pub(crate) fn source_name(source: Option<&Source>, step: u32) -> Cow<'_, str> {
     match source {
         Some(source) => Cow::Borrowed(&source.step),
         None => Cow::Owned(format!("step {step}, gone")),

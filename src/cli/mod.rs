@@ -13,6 +13,7 @@ mod delete;
 mod doctor;
 mod explain;
 mod modules;
+mod monitor;
 mod privilege;
 mod reader;
 mod replay;
@@ -93,6 +94,8 @@ enum Verb {
     Table(table::Verb),
     /// Write packets that steps copy to a capture, or print them.
     Capture(capture::Args),
+    /// Print what happens to connections, as it happens.
+    Monitor(monitor::Args),
     /// Remove the policy in force with everything that belongs to it.
     Delete,
     /// Tell whether this machine can do what emptcp asks of it.
@@ -196,6 +199,8 @@ fn run(cli: Cli) -> Result<Done> {
     }
     if let Verb::Subflows(args) = &cli.verb {
         return subflows::run(cli.json, args);
+    if let Verb::Monitor(args) = &cli.verb {
+        return monitor::run(cli.json, args);
     }
     let mut registry = Registry::builtin()?;
     if let Err(error) = add_modules(&mut registry, &cli.modules) {
@@ -220,6 +225,7 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Table(_) | Verb::Capture(_) | Verb::Connections(_) | Verb::Subflows(_) => {
             Ok(Done::Yes)
         }
+        Verb::Table(_) | Verb::Capture(_) | Verb::Monitor(_) => Ok(Done::Yes),
         Verb::Delete => delete::run(&context),
         Verb::Doctor => doctor::run(&context),
         Verb::Modules(args) => modules::run(&context, &args),

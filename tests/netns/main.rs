@@ -20,6 +20,7 @@ mod least;
 mod life;
 mod loaded;
 mod many;
+mod monitor;
 mod mptcp;
 mod others;
 mod outside;

@@ -1,0 +1,159 @@
+//! `emptcp monitor`
+
+use std::io;
+use std::io::Write as _;
+use std::thread;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Done;
+use super::reader::PAUSE;
+use super::reader::end_signals;
+use super::reader::name_of;
+use crate::capture::Source;
+use crate::datapath::Monitor;
+use crate::datapath::interfaces;
+use crate::event::Event;
+use crate::event::Filter;
+use crate::event::Type;
+use crate::event::line;
+use crate::event::object;
+use crate::interface::Interfaces;
+use crate::params::literal;
+use crate::policy::Place;
+use crate::policy::quantity;
+use crate::policy::quantity::Prefix;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Events of these types; all of them if none is given.
+    #[arg(value_enum, value_name = "TYPE")]
+    types: Vec<Type>,
+    /// End after so many events.
+    #[arg(long, short, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Of the connection with this token, that of its client or of its server; may be repeated.
+    #[arg(long, value_name = "TOKEN", value_parser = token)]
+    token: Vec<u32>,
+    /// With an address in this prefix, of the subflow or announced; may be repeated.
+    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
+    address: Vec<Prefix>,
+    /// With this port at either end of the subflow; may be repeated.
+    #[arg(long, value_name = "PORT")]
+    port: Vec<u16>,
+}
+
+fn token(text: &str) -> Result<u32, String> {
+    // As ss prints it too, without 0x.
+    let bare = u32::from_str_radix(text, 16)
+        .ok()
+        .filter(|_| text.len() == 8);
+    let parsed = || quantity::token(&literal(text, &Place::root("")));
+    bare.map_or_else(|| parsed().map_err(|e| e.message), Ok)
+}
+
+fn prefix(text: &str) -> Result<Prefix, String> {
+    quantity::prefix(&literal(text, &Place::root(""))).map_err(|e| e.message)
+}
+
+pub(super) fn run(json: bool, args: &Args) -> Result<Done> {
+    let signals = end_signals()?;
+    let mut monitor = Monitor::open()?;
+    eprintln!("emptcp: monitoring, until a signal (Ctrl-C) ends it");
+    let mut sink = Sink {
+        json,
+        filter: Filter {
+            types: args.types.clone(),
+            tokens: args.token.clone(),
+            addresses: args.address.clone(),
+            ports: args.port.clone(),
+        },
+        most: args.count,
+        interfaces: interfaces()?,
+        written: 0,
+        lost: 0,
+    };
+    let mut gone = false;
+    while !sink.is_full() && signals.read_signal()?.is_none() {
+        let before = sink.written;
+        gone = !monitor.read(&mut |event, source| sink.event(event, source))? && !sink.is_full();
+        if gone {
+            break;
+        }
+        sink.lost(&monitor)?;
+        io::stdout().flush()?;
+        if sink.written == before {
+            thread::sleep(PAUSE);
+        }
+    }
+    monitor.end(&mut |event, source| sink.event(event, source))?;
+    sink.lost(&monitor)?;
+    io::stdout().flush()?;
+    eprintln!("emptcp: {} events, {} lost", sink.written, sink.lost);
+    if gone {
+        eprintln!("emptcp: the policy that was read is gone, or tells of no events any more");
+    }
+    Ok(Done::Yes)
+}
+
+struct Sink {
+    json: bool,
+    filter: Filter,
+    most: Option<u64>,
+    interfaces: Interfaces,
+    written: u64,
+    lost: u64,
+}
+
+impl Sink {
+    fn is_full(&self) -> bool {
+        self.most.is_some_and(|most| self.written >= most)
+    }
+
+    /// Writes an event; whether more are wanted.
+    fn event(&mut self, event: &Event, source: Option<&Source>) -> Result<bool> {
+        if self.is_full() {
+            return Ok(false);
+        }
+        if !self.filter.takes(event) {
+            return Ok(true);
+        }
+        if self.interfaces.by_index(event.ifindex).is_none() {
+            // It is newer than the monitor.
+            self.interfaces = interfaces()?;
+        }
+        let name = name_of(&self.interfaces, event.ifindex);
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", object(event, &name, source))?;
+        } else {
+            writeln!(out, "{}", line(event, &name, source))?;
+        }
+        self.written += 1;
+        Ok(!self.is_full())
+    }
+
+    /// Writes how many were lost, where it has become more.
+    fn lost(&mut self, monitor: &Monitor) -> Result<()> {
+        let lost = monitor.lost()?;
+        if lost == self.lost {
+            return Ok(());
+        }
+        let more = lost - self.lost.min(lost);
+        self.lost = lost;
+        let time = monitor.now()?;
+        let mut out = io::stdout().lock();
+        if self.json {
+            let record = json!({ "time": time, "type": "lost", "events": more, "total": lost });
+            writeln!(out, "{record}")?;
+        } else {
+            writeln!(
+                out,
+                "{} lost {more} events, {lost} in all",
+                crate::event::seconds(time)
+            )?;
+        }
+        Ok(())
+    }
+}

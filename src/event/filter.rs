@@ -1,0 +1,115 @@
+//! Which events are wanted.
+
+use std::net::IpAddr;
+
+use super::Detail;
+use super::Event;
+use super::Type;
+use crate::policy::quantity::Prefix;
+
+/// Events that are wanted: all that are so; what is empty asks for nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    /// Of one of these types.
+    pub(crate) types: Vec<Type>,
+    /// Of a connection with one of these tokens, of client or server.
+    pub(crate) tokens: Vec<u32>,
+    /// With an address in one of these: of the subflow, or announced.
+    pub(crate) addresses: Vec<Prefix>,
+    /// With one of these ports at either end.
+    pub(crate) ports: Vec<u16>,
+}
+
+impl Filter {
+    pub(crate) fn takes(&self, event: &Event) -> bool {
+        let tokens = [event.token, event.client_token];
+        let mut addresses = vec![event.src.ip(), event.dst.ip()];
+        if let Detail::AddAddr { addr, .. } = event.detail {
+            addresses.push(addr);
+        }
+        let ports = [event.src.port(), event.dst.port()];
+        is_any(&self.types, |wanted| *wanted == event.r#type())
+            && is_any(&self.tokens, |wanted| tokens.contains(&Some(*wanted)))
+            && is_any(&self.addresses, |wanted| {
+                addresses.iter().any(|a| holds(wanted, *a))
+            })
+            && is_any(&self.ports, |wanted| ports.contains(wanted))
+    }
+}
+
+fn is_any<T>(wanted: &[T], so: impl FnMut(&T) -> bool) -> bool {
+    wanted.is_empty() || wanted.iter().any(so)
+}
+
+/// Whether an address lies in a prefix.
+fn holds(prefix: &Prefix, addr: IpAddr) -> bool {
+    if prefix.is_ipv4() != addr.is_ipv4() {
+        return false;
+    }
+    let bits = match addr {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    bits & prefix.mask().to_bits() == prefix.addr.to_bits()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::add_addr;
+    use super::*;
+
+    fn wants(filter: Filter) -> bool {
+        filter.takes(&add_addr())
+    }
+
+    fn within(prefix: &str) -> bool {
+        let at = crate::policy::Place::root("");
+        let json = crate::policy::Json::from_value(&prefix.into(), &at);
+        wants(Filter {
+            addresses: vec![crate::policy::quantity::prefix(&json).unwrap()],
+            ..Filter::default()
+        })
+    }
+
+    #[test]
+    fn all_that_is_asked_for() {
+        assert!(wants(Filter::default()));
+        let types = |types: &[Type]| Filter {
+            types: types.to_vec(),
+            ..Filter::default()
+        };
+        assert!(wants(types(&[Type::Prio, Type::AddAddr])));
+        assert!(!wants(types(&[Type::Prio])));
+        for (token, so) in [(1, true), (2, true), (3, false), (0, false)] {
+            let filter = Filter {
+                tokens: vec![token],
+                ..Filter::default()
+            };
+            assert_eq!(wants(filter), so, "{token}");
+        }
+        for (port, so) in [(5001, true), (40000, true), (7, false)] {
+            let filter = Filter {
+                ports: vec![port],
+                ..Filter::default()
+            };
+            assert_eq!(wants(filter), so, "{port}");
+        }
+        let both = Filter {
+            types: vec![Type::AddAddr],
+            ports: vec![7],
+            ..Filter::default()
+        };
+        assert!(!wants(both));
+    }
+
+    #[test]
+    fn addresses() {
+        // Source, destination, what is announced, and others.
+        for prefix in ["10.0.0.1", "10.0.0.2/32", "0.0.0.0/0", "fd00::/8", "::/0"] {
+            assert!(within(prefix), "{prefix}");
+        }
+        for prefix in ["10.0.0.3", "10.1.0.0/16", "fc00::/8"] {
+            assert!(!within(prefix), "{prefix}");
+        }
+    }
+}
