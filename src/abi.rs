@@ -26,7 +26,6 @@ pub(crate) use self::entry_tc::types::emptcp_counter as Counter;
 use self::entry_tc::types::emptcp_counters;
 pub(crate) use self::entry_tc::types::emptcp_entry as Entry;
 pub(crate) use self::entry_tc::types::emptcp_entry_side as EntrySide;
-use self::entry_tc::types::emptcp_fallback;
 pub(crate) use self::entry_tc::types::emptcp_event as Event;
 pub(crate) use self::entry_tc::types::emptcp_event_add_addr as EventAddAddr;
 use self::entry_tc::types::emptcp_event_add_addr_flags;
@@ -39,6 +38,7 @@ pub(crate) use self::entry_tc::types::emptcp_event_subflow as EventSubflow;
 use self::entry_tc::types::emptcp_event_subflow_flags;
 pub(crate) use self::entry_tc::types::emptcp_event_threshold as EventThreshold;
 use self::entry_tc::types::emptcp_event_what;
+use self::entry_tc::types::emptcp_fallback;
 use self::entry_tc::types::emptcp_frame;
 use self::entry_tc::types::emptcp_framing;
 pub(crate) use self::entry_tc::types::emptcp_from_table as FromTable;
@@ -63,11 +63,11 @@ pub(crate) use self::entry_tc::types::emptcp_track_conn_flags as ConnFlags;
 pub(crate) use self::entry_tc::types::emptcp_track_flags as TrackFlags;
 pub(crate) use self::entry_tc::types::emptcp_track_key as TrackKey;
 pub(crate) use self::entry_tc::types::emptcp_track_kind as TrackKind;
+use self::entry_tc::types::emptcp_track_kind;
 pub(crate) use self::entry_tc::types::emptcp_track_state as TrackState;
 pub(crate) use self::entry_tc::types::emptcp_track_subflow as TrackSubflow;
 pub(crate) use self::entry_tc::types::emptcp_track_way as TrackWay;
 pub(crate) use self::entry_tc::types::emptcp_track_way_flags as WayFlags;
-use self::entry_tc::types::emptcp_track_kind;
 use self::entry_tc::types::emptcp_way;
 use self::entry_tc::types::rodata;
 
@@ -265,16 +265,7 @@ pub(crate) const ENTRY_AT: (usize, usize) = (offset_of!(rodata, emptcp_entry), s
 
 /// Names of the reasons, from the enum of `abi.h`: `truncated`, `fragment` …
 pub(crate) fn reason_names() -> &'static [String] {
-    static NAMES: LazyLock<Vec<String>> =
-        LazyLock::new(|| enum_names("emptcp_reason", "EMPTCP_REASON_", REASONS));
-    &NAMES
-}
-
-/// Names of the causes of a fallback, from the enum of `track.h`: `none`, `synack` …
-pub(crate) fn fallback_names() -> &'static [String] {
     static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
-        let count = emptcp_fallback::EMPTCP_FALLBACK_MAX.0 as usize;
-        enum_names("emptcp_fallback", "EMPTCP_FALLBACK_", count)
         let mut names = names_of("emptcp_reason", "EMPTCP_REASON_");
         names.truncate(REASONS);
         names
@@ -282,8 +273,16 @@ pub(crate) fn fallback_names() -> &'static [String] {
     &NAMES
 }
 
-/// The first names of an enum of the entry program, in small letters and without their prefix.
-fn enum_names(name: &str, prefix: &str, count: usize) -> Vec<String> {
+/// Names of the causes of a fallback, from the enum of `track.h`: `none`, `synack` …
+pub(crate) fn fallback_names() -> &'static [String] {
+    static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let mut names = names_of("emptcp_fallback", "EMPTCP_FALLBACK_");
+        names.truncate(emptcp_fallback::EMPTCP_FALLBACK_MAX.0 as usize);
+        names
+    });
+    &NAMES
+}
+
 /// Names of the values of an enum that begin at 0, without their prefix and in lower case.
 fn names_of(name: &str, prefix: &str) -> Vec<String> {
     let btf = Btf::from_raw("entry", entry_object(Family::Tc))
@@ -299,10 +298,6 @@ fn names_of(name: &str, prefix: &str) -> Vec<String> {
     });
     names
         .map(|n| n.trim_start_matches(prefix).to_lowercase())
-        .take(count)
-        .collect()
-}
-
         .collect()
 }
 
@@ -314,9 +309,7 @@ fn name_at(names: &'static [String], number: u8) -> &'static str {
 
 /// Name of a cause of `enum emptcp_fallback`: `synack`, `ack`, `data` …
 pub(crate) fn fallback_name(number: u8) -> &'static str {
-    static NAMES: LazyLock<Vec<String>> =
-        LazyLock::new(|| names_of("emptcp_fallback", "EMPTCP_FALLBACK_"));
-    name_at(&NAMES, number)
+    name_at(fallback_names(), number)
 }
 
 /// Name of a value of `enum emptcp_event_end`: `fin`, `rst`, `data_fin`, `fastclose`.

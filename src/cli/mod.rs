@@ -199,6 +199,7 @@ fn run(cli: Cli) -> Result<Done> {
     }
     if let Verb::Subflows(args) = &cli.verb {
         return subflows::run(cli.json, args);
+    }
     if let Verb::Monitor(args) = &cli.verb {
         return monitor::run(cli.json, args);
     }
@@ -222,10 +223,11 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Explain(args) => explain::run(&context, &args),
         Verb::Show => show::run(&context),
         Verb::Status(args) => status::run(&context, &args),
-        Verb::Table(_) | Verb::Capture(_) | Verb::Connections(_) | Verb::Subflows(_) => {
-            Ok(Done::Yes)
-        }
-        Verb::Table(_) | Verb::Capture(_) | Verb::Monitor(_) => Ok(Done::Yes),
+        Verb::Table(_)
+        | Verb::Capture(_)
+        | Verb::Connections(_)
+        | Verb::Subflows(_)
+        | Verb::Monitor(_) => Ok(Done::Yes),
         Verb::Delete => delete::run(&context),
         Verb::Doctor => doctor::run(&context),
         Verb::Modules(args) => modules::run(&context, &args),

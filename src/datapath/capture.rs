@@ -10,7 +10,8 @@ use crate::abi;
 use crate::capture::Packet;
 pub use crate::capture::Source;
 
-const KIND: Kind = Kind {
+/// The maps of `include/emptcp/capture.h`.
+pub(super) const KIND: Kind = Kind {
     ring: "capture_ring",
     reader: "capture_reader",
     lost: "capture_lost",

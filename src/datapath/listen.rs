@@ -7,8 +7,7 @@ use libbpf_rs::RingBuffer;
 use libbpf_rs::RingBufferBuilder;
 
 use super::Instance;
-use super::capture::READER;
-use super::capture::RING;
+use super::capture::KIND;
 use crate::abi;
 use crate::sys;
 
@@ -28,8 +27,10 @@ impl Listener {
     ///
     /// The kernel's.
     pub fn new(instance: &Instance) -> Result<Option<Self>> {
-        let (Some(reader), Some(ring)) = (instance.state_map(READER), instance.state_map(RING))
-        else {
+        let (Some(reader), Some(ring)) = (
+            instance.state_map(KIND.reader),
+            instance.state_map(KIND.ring),
+        ) else {
             return Ok(None);
         };
         // The time of a capture that never ends.
