@@ -571,3 +571,39 @@ fn root_bench_tracker() {
         assert_eq!(tied, connections as usize);
     }
 }
+
+#[test]
+fn root_ports_that_are_used_again() {
+    everywhere(|s| {
+        // The first connection is not seen to end; the second one has its ports.
+        s.connect(1, true);
+        let (first, _) = s.connection().unwrap();
+        s.send(
+            false,
+            &json!({ "flags": "S", "seq": 7099, "ack": 0, "options": [{ "mp_capable": {} }] }),
+            0,
+        );
+        assert_eq!(s.subflows().len(), 1, "nobody has proven it");
+        let (_, connection) = s.connection().unwrap();
+        assert_eq!(u32_at(&connection, at::CONN_LIVE), 1);
+        s.send(
+            true,
+            &json!({ "flags": "SA", "seq": 7499, "ack": 7100,
+                "options": [{ "mp_capable": { "sender_key": "0x1" } }] }),
+            0,
+        );
+        s.send(
+            false,
+            &json!({ "flags": "A", "seq": 7100, "ack": 7500, "options":
+                [{ "mp_capable": { "sender_key": "0x2", "receiver_key": "0x1" } }] }),
+            0,
+        );
+        assert_eq!(s.subflows().len(), 1);
+        let live: BTreeMap<u32, u32> = s
+            .entries("connections")
+            .into_iter()
+            .map(|(key, value)| (u32_at(&key, 0), u32_at(&value, at::CONN_LIVE)))
+            .collect();
+        assert_eq!(live, [(first, 0), (token(1, 1), 1)].into());
+    });
+}

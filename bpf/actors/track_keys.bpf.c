@@ -4,7 +4,7 @@
 #include <emptcp/once.h>
 #include <emptcp/sha.h>
 #include <emptcp/track_events.h>
-#include <emptcp/tracked.h>
+#include <emptcp/track_maps.h>
 
 EMPTCP_NO_PARAMS(track_keys);
 

@@ -8,7 +8,7 @@
 #include <emptcp/clock.h>
 #include <emptcp/length.h>
 #include <emptcp/track_events.h>
-#include <emptcp/tracked.h>
+#include <emptcp/track_maps.h>
 
 EMPTCP_NO_PARAMS(track);
 
@@ -509,6 +509,23 @@ static __always_inline int track_proves(const struct emptcp_track_subflow *half,
 	return half->state == EMPTCP_TRACK_SYNACK && !half->way[half->opener & 1].last;
 }
 
+/** Another subflow of these ports, of whose end nothing was seen, is none of its connection any
+ * more. */
+static __always_inline void track_replace(const struct emptcp_subflow *key)
+{
+	const struct emptcp_track_subflow *old = bpf_map_lookup_elem(&subflows, key);
+	struct emptcp_track_conn *conn;
+
+	if (!old)
+		return;
+	conn = emptcp_tracked_conn(old);
+	if (!conn)
+		return;
+	__sync_fetch_and_add(&conn->live, -1);
+	if (!*(volatile __u32 *)&conn->live)
+		conn->closed = emptcp_boot_now();
+}
+
 /** Makes a subflow whose handshake is proven one that stays. */
 static __always_inline struct emptcp_track_subflow *
 track_establish(const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
@@ -525,6 +542,7 @@ track_establish(const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
 		half->flags |= EMPTCP_TRACK_TOLD;
 		*tells |= TRACK_TELLS_OPENED;
 	}
+	track_replace(key);
 	if (half->kind == EMPTCP_TRACK_JOINED)
 		track_tie(half, key->zone);
 	if (bpf_map_update_elem(&subflows, key, half, BPF_ANY)) {

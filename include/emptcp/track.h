@@ -108,8 +108,6 @@ enum emptcp_fallback {
 	EMPTCP_FALLBACK_DATA,
 	/** MP_FAIL. */
 	EMPTCP_FALLBACK_FAIL,
-	/** A mapping without an end. */
-	EMPTCP_FALLBACK_INFINITE,
 	EMPTCP_FALLBACK_MAX,
 };
 

@@ -40,36 +40,6 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } connections SEC(".maps") EMPTCP_KEPT EMPTCP_LIMIT(connections);
 
-/** The connection, by the token of the client: the token of the server. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct emptcp_track_key);
-	__type(value, emptcp_token);
-	__uint(max_entries, 32768);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-} client_tokens SEC(".maps") EMPTCP_KEPT EMPTCP_LIMIT(connections);
-
-/** Keys of a connection, as numbers in the byte order of the machine: secrets. Integers are types
- * of the vocabulary, a union without a name is none, so that nothing shows them. */
-struct emptcp_track_secrets {
-	union {
-		struct {
-			__u64 client;
-			__u64 server;
-		};
-		__u8 opaque[16];
-	};
-};
-
-/** By the token of the server. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct emptcp_track_key);
-	__type(value, struct emptcp_track_secrets);
-	__uint(max_entries, 32768);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-} secrets SEC(".maps") EMPTCP_KEPT EMPTCP_LIMIT(connections);
-
 /** The key of the packet's subflow in the maps of the tracker; returns the packet's direction, enum
  * emptcp_track_direction. */
 static __always_inline int emptcp_track_key_of(const struct emptcp_pkt *pkt,
@@ -96,8 +66,13 @@ static __always_inline struct emptcp_track_subflow *emptcp_tracked(const struct 
 
 	*from = emptcp_track_key_of(pkt, &key);
 	sub = bpf_map_lookup_elem(&subflows, &key);
-	if (!sub)
-		sub = bpf_map_lookup_elem(&half_open, &key);
+	if (!sub || sub->flags & EMPTCP_TRACK_REOPENS) {
+		struct emptcp_track_subflow *half = bpf_map_lookup_elem(&half_open, &key);
+
+		/* Of a new handshake, while that before is not forgotten yet. */
+		if (half)
+			sub = half;
+	}
 	return sub;
 }
 

@@ -1,4 +1,4 @@
-//! `emptcp run`: what a policy needs a process for.
+//! `emptcp run`: what a policy needs a process for. When it dies, traffic and policy go on.
 
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -19,7 +19,9 @@ use super::print_invalid;
 use super::reader::end_signals;
 use crate::datapath::LinkEvents;
 use crate::datapath::Origin;
+use crate::datapath::is_tracked;
 use crate::datapath::policy as policy_in_force;
+use crate::datapath::sweep_track;
 use crate::policy::unchanged;
 
 /// An interface that comes is told of several times: what follows so soon is one event.
@@ -37,8 +39,9 @@ pub(super) fn run(context: Context) -> Result<Done> {
     let signals = end_signals()?;
     let links = LinkEvents::listen()?;
     let mut state = State::default();
+    state.mend(&context);
+    eprintln!("emptcp: running, until a signal (Ctrl-C) ends it");
     loop {
-        state.mend(&context);
         let mut first = None;
         loop {
             let wait = first.map_or(LOOK, |_| SETTLE);
@@ -55,6 +58,7 @@ pub(super) fn run(context: Context) -> Result<Done> {
                 break;
             }
         }
+        state.mend(&context);
     }
 }
 
@@ -82,13 +86,19 @@ struct State {
 }
 
 impl State {
-    /// Puts the policy in force at all interfaces that are there now. What is wrong ends nothing:
-    /// the next event may mend it.
+    /// Puts the policy in force at all interfaces that are there now, and forgets what the tracker
+    /// has not seen for long. What is wrong ends nothing: the next event may mend it.
     fn mend(&mut self, context: &Context) {
         if self.refused {
             return;
         }
-        let error = match put_again(context) {
+        let done = put_again(context).and_then(|done| {
+            if is_tracked()? {
+                sweep_track(None)?;
+            }
+            Ok(done)
+        });
+        let error = match done {
             Ok(done) => {
                 self.refused = done == Done::Invalid;
                 None

@@ -83,6 +83,7 @@ pub use table_edit::open_table;
 pub use table_edit::open_tables;
 pub use tables::TableChange;
 pub use track::connections;
+pub use track::is_tracked;
 pub use track::subflows;
 pub use track_sweep::Swept;
 pub use track_sweep::sweep_track;

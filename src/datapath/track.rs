@@ -232,6 +232,19 @@ pub(super) fn maps_in_force() -> Result<(TrackMaps, Flock<File>)> {
     Ok((maps, lock))
 }
 
+/// Whether the policy in force tracks connections; false where there is no policy.
+///
+/// # Errors
+///
+/// No privilege; the kernel's.
+pub fn is_tracked() -> Result<bool> {
+    let home = Home::current(false)?;
+    let Some(_lock) = home.lock_shared()? else {
+        return Ok(false);
+    };
+    Ok(in_force(&home)?.is_some() && TrackMaps::open(&home)?.is_some())
+}
+
 /// The connections that the tracker knows, by zone and token.
 ///
 /// # Errors

@@ -35,6 +35,7 @@ mod replace;
 mod replay;
 mod rig;
 mod rows;
+mod run;
 mod shared;
 mod soak;
 mod tables;
