@@ -175,7 +175,7 @@ fn names_of_enums() {
     assert_eq!(ends, ["none", "fin", "rst", "data_fin", "fastclose", "max"]);
     assert_eq!(abi::end_name(99), "unknown");
     let causes: Vec<_> = (0..6).map(abi::fallback_name).collect();
-    assert_eq!(causes, ["none", "synack", "ack", "data", "fail"]);
+    assert_eq!(causes, ["none", "synack", "ack", "data", "fail", "unknown"]);
     let kinds: Vec<_> = (0..4).map(abi::kind_name).collect();
     assert_eq!(kinds, ["unknown", "initial", "joined", "unknown"]);
 }
