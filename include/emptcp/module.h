@@ -135,6 +135,9 @@
 #define EMPTCP_LICENSE "Dual BSD/GPL"
 #endif
 
+/** Another name of the module in JSON, before the line that declares it. */
+#define EMPTCP_ALIAS(name, alias) EMPTCP_TAG("alias:" alias) int name(struct emptcp_ctx *ctx)
+
 /** Parameters of a module that has none. */
 #define EMPTCP_NO_PARAMS(name) \
 	struct name##_params { \

@@ -25,7 +25,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
     let wanted: Vec<(usize, &Module)> = all
         .iter()
         .enumerate()
-        .filter(|(_, m)| args.name.as_ref().is_none_or(|n| *n == m.name))
+        .filter(|(_, m)| args.name.as_ref().is_none_or(|n| m.is_named(n)))
         .collect();
     let files = |index| context.registry.files(index);
     if let (Some(name), true) = (&args.name, wanted.is_empty()) {
@@ -50,6 +50,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Done> {
 fn print(module: &Module, files: &[PathBuf]) {
     let hooks: Vec<&str> = module.hooks.iter().map(|h| h.name()).collect();
     println!("{} {}: {}", module.kind, module.name, module.doc);
+    if let Some(alias) = &module.alias {
+        println!("  also named {alias}");
+    }
     println!(
         "  hooks {}; Linux {} and later",
         hooks.join(", "),
@@ -115,6 +118,7 @@ fn describe(module: &Module, files: &[PathBuf]) -> Value {
         .collect();
     json!({
         "name": module.name,
+        "alias": module.alias,
         "kind": module.kind.name(),
         "hooks": module.hooks.iter().map(|h| h.name()).collect::<Vec<_>>(),
         "since": module.since.to_string(),

@@ -161,10 +161,9 @@ impl<'a> Binder<'a, '_> {
     /// The module of a step, and its parameters if there is nothing wrong with them.
     fn module_and_params(&mut self, step: &Step, kind: Kind) -> Option<(usize, Option<Encoded>)> {
         let name = &step.module;
-        let of_kind =
-            |module: &Module, kind: Kind| module.kind == kind && module.name == name.value;
+        let of_kind = |module: &Module, kind: Kind| module.kind == kind && module.is_named(name);
         let Some(index) = self.modules.iter().position(|module| of_kind(module, kind)) else {
-            let other = self.modules.iter().find(|module| module.name == name.value);
+            let other = self.modules.iter().find(|module| module.is_named(name));
             let error = match other {
                 Some(other) => {
                     let (found, article) = (other.kind, article(other.kind));

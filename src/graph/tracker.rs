@@ -45,7 +45,8 @@ pub fn with_tracker<'p>(policy: &'p Policy, modules: &[Module]) -> Cow<'p, Polic
     let tracked: HashSet<&str> = modules
         .iter()
         .filter(|m| m.flags.tracked)
-        .map(|m| m.name.as_str())
+        .flat_map(|m| [Some(m.name.as_str()), m.alias.as_deref()])
+        .flatten()
         .collect();
     let mut needed = Vec::new();
     let mut at = None;

@@ -193,6 +193,7 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
             // Functions that were inlined are not in BTF.
             joinable: btf.type_by_kind::<Func<'_>>().count() == 1,
             warns: tags.at(step.params.type_id(), None).remove("warns"),
+            alias: own.get("alias").cloned(),
             name,
         },
         maps,

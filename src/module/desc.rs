@@ -126,6 +126,8 @@ pub struct Flags {
 pub struct Module {
     /// Name in JSON; also that of its file, program and fixture.
     pub name: String,
+    /// Another name in JSON.
+    pub alias: Option<String>,
     /// Selector or actor.
     pub kind: Kind,
     /// Hooks that it can run on, ascending.
@@ -145,6 +147,13 @@ pub struct Module {
     /// What is told to whoever puts it in force: what the packets that it treats get past, and
     /// the like.
     pub warns: Option<String>,
+}
+
+impl Module {
+    /// Whether JSON means it by this name.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.alias.as_deref() == Some(name)
+    }
 }
 
 /// One parameter of a module: a member of its `struct <name>_params`.

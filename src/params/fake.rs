@@ -16,6 +16,7 @@ use crate::module::Type;
 pub(crate) fn module(kind: Kind, name: &str) -> Module {
     Module {
         name: name.to_owned(),
+        alias: None,
         kind,
         hooks: Hook::ALL.to_vec(),
         since: KernelVersion(5, 10),

@@ -35,9 +35,14 @@ pub fn schema(modules: &[Module]) -> Result<Value> {
             Kind::Actor => "actor",
         };
         // An operator of that name goes before.
-        let step = &mut schema["$defs"][steps]["properties"][&module.name];
-        if step.is_null() {
-            *step = refer(&key);
+        for name in [Some(&module.name), module.alias.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let step = &mut schema["$defs"][steps]["properties"][name];
+            if step.is_null() {
+                *step = refer(&key);
+            }
         }
     }
     Ok(schema)
