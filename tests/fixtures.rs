@@ -60,25 +60,27 @@ fn hooks(entry: &Entry, module: &Module) -> Vec<Hook> {
         .collect()
 }
 
-/// The step under test in a chain of its own, and a chain behind that tells whether
-/// emptcp's part went on.
-fn chains(kind: Kind, step: &Value, on_error: &str) -> Vec<Value> {
+/// The step under test in a chain of its own, a chain behind that tells whether
+/// emptcp's part went on, and one in front where other actors come first.
+fn chains(first: &[Value], kind: Kind, step: &Value, on_error: &str) -> Vec<Value> {
     let mut tested = match kind {
         Kind::Selector => json!({ "select": step, "act": [{ "accept": {} }] }),
         Kind::Actor => json!({ "act": [step] }),
     };
     tested["name"] = "tested".into();
     tested["on_error"] = on_error.into();
-    vec![
-        tested,
-        json!({ "name": "behind", "priority": 1, "act": [{ "accept": {} }] }),
-    ]
+    let behind = json!({ "name": "behind", "priority": 1, "act": [{ "accept": {} }] });
+    let front =
+        (!first.is_empty()).then(|| json!({ "name": "front", "priority": -1, "act": first }));
+    front.into_iter().chain([tested, behind]).collect()
 }
 
 /// A module with its parameters, on a hook.
 struct Subject {
     kind: Kind,
     edits: bool,
+    /// Chains in front of that of the step.
+    front: usize,
     loaded: Loaded,
 }
 
@@ -86,7 +88,7 @@ impl Subject {
     fn load(
         registry: &Registry,
         module: &Module,
-        (params, tables): (&Value, &Value),
+        (params, tables, first): (&Value, &Value, &[Value]),
         hook: Hook,
         options: Options,
     ) -> Result<Self, String> {
@@ -95,16 +97,17 @@ impl Subject {
             true => "drop",
             false => "pass",
         };
-        let chains = chains(module.kind, &step, on_error);
+        let chains = chains(first, module.kind, &step, on_error);
         Ok(Self {
             kind: module.kind,
             edits: module.flags.edits,
+            front: chains.len() - 2,
             loaded: Loaded::with_tables(registry, hook, &chains, tables, options)?,
         })
     }
 
     fn node(&self, chain: usize, kind: Kind) -> usize {
-        let nodes = self.loaded.nodes(chain, kind);
+        let nodes = self.loaded.nodes(self.front + chain, kind);
         assert_eq!(nodes.len(), 1, "{:?}", self.loaded.graph);
         nodes[0]
     }
@@ -211,9 +214,9 @@ impl Subject {
     }
 }
 
-/// Parameters and tables.
-fn given(entry: &Entry) -> (&Value, &Value) {
-    (&entry.params, &entry.tables)
+/// Parameters and tables, and what comes first.
+fn given(entry: &Entry) -> (&Value, &Value, &[Value]) {
+    (&entry.params, &entry.tables, &entry.first)
 }
 
 fn module<'r>(registry: &'r Registry, name: &str) -> &'r Module {
@@ -238,7 +241,7 @@ fn root_every_row_on_every_hook() {
         }
         for hook in hooks(entry, module) {
             let raw = entry.framing == Framing::RawIp;
-            let given = format!("{} {}", entry.params, entry.tables);
+            let given = format!("{} {} {:?}", entry.params, entry.tables, entry.first);
             if few(module) {
                 let known = loaded_few.entry(module.name.as_str()).or_default();
                 if hook != Hook::TcIngress || raw || known.len() == 2 && !known.contains(&given) {
@@ -366,7 +369,8 @@ fn root_undecidable_packets_are_dropped_where_the_chain_says_so() {
                 ..Options::default()
             };
             let mut subject =
-                Subject::load(&registry, tcp, (&json!({}), &json!({})), hook, options).unwrap();
+                Subject::load(&registry, tcp, (&json!({}), &json!({}), &[]), hook, options)
+                    .unwrap();
             let mut dropped = BTreeSet::new();
             for entry in entries
                 .iter()

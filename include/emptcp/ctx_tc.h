@@ -312,6 +312,26 @@ static __always_inline int ctx_copy_back(struct emptcp_ctx *ctx, __u32 hook)
 	return bpf_clone_redirect(ctx, ctx->ifindex, ctx_back(hook));
 }
 
+/**
+ * Sends a copy of the packet by the same hook of its interface once more: at egress that is over
+ * when this returns, at ingress it comes when the kernel has time. Packet pointers are void after
+ * it. Negative errno where it was not sent.
+ */
+static __always_inline int ctx_send_copy(struct emptcp_ctx *ctx, __u32 hook)
+{
+	struct emptcp_handover *h = bpf_map_lookup_elem(&handover, &hook), kept = {};
+	int ret;
+
+	/* The copy leaves its own there, while later parts have not met this packet. */
+	if (h)
+		kept = *h;
+	ret = bpf_clone_redirect(ctx, ctx->ifindex,
+				 hook == EMPTCP_HOOK_TC_INGRESS ? BPF_F_INGRESS : 0);
+	if (h)
+		*h = kept;
+	return ret;
+}
+
 /** Sends the packet itself there: returns enum emptcp_verdict, with which the actor ends. */
 #define ctx_send_back(ctx, hook)                                                           \
 	(bpf_redirect((ctx)->ifindex, ctx_back(hook)) == TC_ACT_REDIRECT ? EMPTCP_REDIRECT \

@@ -3,7 +3,9 @@
 #ifndef __EMPTCP_STASH_H__
 #define __EMPTCP_STASH_H__
 
+#include <emptcp/clock.h>
 #include <emptcp/edit.h>
+#include <emptcp/module.h>
 #include <emptcp/types.h>
 
 /** A subflow, as the packet with the announcement has it, and the address id. */
@@ -18,9 +20,12 @@ struct emptcp_stash_key {
 /** An ADD_ADDR as it was. Its HMAC is a secret: no type of the vocabulary, so that nothing shows
  * it. */
 struct emptcp_stashed {
+	/** Behind its len bytes: NOPs. */
 	__u8 option[EMPTCP_STASH_BYTES];
 	__u8 len;
 	__u8 pad;
+	/** When it was suppressed last, ns of CLOCK_BOOTTIME. */
+	__u64 at;
 } __attribute__((aligned(8)));
 
 /** The last of each subflow and address id; the oldest go first. */
@@ -38,9 +43,48 @@ static __always_inline int emptcp_stash_equal(const struct emptcp_stashed *a,
 	const __u64 *one = (const void *)a, *other = (const void *)b;
 	__u64 differs = 0;
 
-	for (int i = 0; i < sizeof(*a) / sizeof(*one); i++)
+	for (int i = 0; i < offsetof(struct emptcp_stashed, at) / sizeof(*one); i++)
 		differs |= one[i] ^ other[i];
 	return !differs;
+}
+
+/** What waits in one direction of a subflow. */
+struct emptcp_stash_list {
+	/** Address ids of announcements that were suppressed and not restored, one in each byte,
+	 * the latest one lowest; 0: no more. Of more than eight the oldest are forgotten. */
+	__u64 ids;
+	/** When a copy was sent that will be the carrier of the latest one (carrier.h), ns of
+	 * CLOCK_BOOTTIME; 0: none. */
+	__u64 copied;
+	/** Sequence number and payload of that copy. */
+	__u32 seq;
+	__u32 payload;
+};
+
+/** By subflow, so that most packets ask once only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct emptcp_subflow);
+	__type(value, struct emptcp_stash_list);
+	__uint(max_entries, 4096);
+} stash_lists SEC(".maps") EMPTCP_KEPT;
+
+/* Notes that an announcement waits. Address id 0 is never announced (RFC 8684, 3.4.1). */
+static __always_inline void emptcp_stash_note(const struct emptcp_subflow *subflow, __u32 id)
+{
+	struct emptcp_stash_list first = {.ids = id}, *list;
+	__u64 ids, known = 0;
+
+	list = bpf_map_lookup_elem(&stash_lists, subflow);
+	if (!list) {
+		bpf_map_update_elem(&stash_lists, subflow, &first, BPF_ANY);
+		return;
+	}
+	ids = list->ids;
+	for (int i = 0; i < 64; i += 8)
+		known |= emptcp_is_zero((ids >> i & 0xff) ^ id);
+	if (!known)
+		list->ids = ids << 8 | id;
 }
 
 /**
@@ -52,7 +96,7 @@ static __always_inline void emptcp_stash_put(struct emptcp_ctx *ctx, const struc
 					     __u32 off)
 {
 	struct emptcp_stash_key key = {};
-	const struct emptcp_stashed *kept;
+	struct emptcp_stashed *kept;
 	struct emptcp_stashed value;
 	struct emptcp_pkt again;
 	__u32 len, proof = emptcp_forget(0);
@@ -69,13 +113,15 @@ static __always_inline void emptcp_stash_put(struct emptcp_ctx *ctx, const struc
 	/* Two bytes at a time: so the lengths go. What is not there must not be known as zeros, or
 	 * the verifier would follow each length. */
 	for (int i = 0; i < EMPTCP_STASH_BYTES; i += 2) {
-		__u32 last, two = emptcp_forget(0);
+		__u32 last, behind, two = emptcp_forget(0);
 
 		len = emptcp_forget(len) & 63;
 		opt = tcpopt_at(ctx, pkt, off + i, 2);
 		if (opt && i < len)
 			two = *(const __u16 *)opt;
-		*(__u16 *)(value.option + i) = emptcp_forget(two);
+		behind = (len - 1 - i) >> 31;
+		asm volatile("" : "+r"(behind));
+		*(__u16 *)(value.option + i) = emptcp_forget(two | behind * TCPOPT_NOP * 0x0101);
 		/* 1 for the last eight, without a branch. */
 		last = (len - TCPOLEN_MPTCP_ADD_ADDR_HMAC - 1 - i) >> 31;
 		asm volatile("" : "+r"(last));
@@ -85,10 +131,13 @@ static __always_inline void emptcp_stash_put(struct emptcp_ctx *ctx, const struc
 		return;
 	/* Announcements are repeated until they are answered, and an update takes an entry from the
 	 * free list and gives one back: five times as long as a look-up. */
+	value.at = emptcp_boot_now();
 	kept = bpf_map_lookup_elem(&stash, &key);
 	if (kept && emptcp_stash_equal(kept, &value))
-		return;
-	bpf_map_update_elem(&stash, &key, &value, BPF_ANY);
+		kept->at = value.at;
+	else
+		bpf_map_update_elem(&stash, &key, &value, BPF_ANY);
+	emptcp_stash_note(&key.subflow, key.addr_id);
 }
 
 #endif /* __EMPTCP_STASH_H__ */

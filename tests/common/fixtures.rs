@@ -48,6 +48,7 @@ pub struct Case {
     variants: Vec<Variant>,
     params: Value,
     tables: Value,
+    first: Vec<Value>,
     fresh: bool,
     before: Vec<Packet>,
     input: Packet,
@@ -76,6 +77,8 @@ pub struct Entry {
     pub params: Value,
     /// Tables of the policy, hosts replaced by addresses.
     pub tables: Value,
+    /// Actors of a chain in front.
+    pub first: Vec<Value>,
     /// What the frame begins with.
     pub framing: Framing,
     /// Runs where the module remembers nothing but the packets of `before`.
@@ -191,6 +194,8 @@ struct Row {
     params: Map<String, Value>,
     #[serde(default)]
     tables: Map<String, Value>,
+    #[serde(default)]
+    first: Vec<Value>,
     #[serde(default)]
     hooks: Option<Vec<String>>,
     #[serde(default)]
@@ -390,6 +395,7 @@ fn read_case(module: &str, defaults: &Value, case: Value) -> Result<Case, String
         variants,
         params: row.params.into(),
         tables: row.tables.into(),
+        first: row.first,
         fresh: row.fresh,
         before,
         input: row.input,
@@ -436,6 +442,7 @@ impl Case {
             hooks: self.hooks.clone(),
             params,
             tables,
+            first: self.first.clone(),
             framing: built.framing,
             fresh: self.fresh,
             before,
