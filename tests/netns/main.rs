@@ -33,6 +33,7 @@ mod redirect;
 mod refusals;
 mod replace;
 mod replay;
+mod restored;
 mod rig;
 mod rows;
 mod run;
