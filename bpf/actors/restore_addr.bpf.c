@@ -218,7 +218,9 @@ static __always_inline int restore_addr_act(struct emptcp_ctx *ctx, const struct
 		return EMPTCP_SKIP;
 	payload = emptcp_payload_len(ctx, pkt);
 	segments = ctx_segments(ctx);
-	if (!payload && !emptcp_can_carry(ctx, pkt))
+	/* As of an ACK: nothing stands behind it, which a carrier would lose. */
+	if (payload ? ctx_len(ctx, 0) != pkt->tcp_off + pkt->tcp_len + payload
+		    : !emptcp_can_carry(ctx, pkt))
 		return EMPTCP_SKIP;
 	now = emptcp_boot_now();
 	copied = list->copied && (__s64)(now - list->copied) < EMPTCP_CARRIER_NS;
@@ -245,10 +247,13 @@ static __always_inline int restore_addr_act(struct emptcp_ctx *ctx, const struct
 		return EMPTCP_SKIP;
 	if (ret && ret - 1 != EMPTCP_REASON_NO_ROOM)
 		return 1 - ret;
-	if (payload && !copied) {
+	if (payload) {
+		/* What is taken for the copy may be a segment that was sent again, and damaged. */
 		ret = restore_addr_may_copy(ctx, headers);
 		if (ret)
 			return ret < 0 ? ret : EMPTCP_SKIP;
+	}
+	if (payload && !copied) {
 		list->seq = seq;
 		list->payload = payload;
 		list->copied = now;
