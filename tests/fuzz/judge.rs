@@ -20,6 +20,10 @@ use super::layout::options;
 /// IP packets that grow stay within it, whatever the MTU of the interface of test runs.
 const MTU: usize = 1500;
 const RST: u8 = 4;
+const ACK: u8 = 0x10;
+const ECE: u8 = 0x40;
+/// URG, RST, SYN and FIN.
+const CONTROL: u8 = 0x27;
 /// TCP header with MP_TCPRST.
 const RST_LEN: usize = 24;
 
@@ -34,6 +38,9 @@ pub(crate) struct May {
     shrinks: bool,
     /// Makes a RST of what is none: then the payload goes.
     resets: bool,
+    /// Fields that change where a packet loses its payload and becomes an ACK that carries an option
+    /// (`emptcp/carrier.h`), if a row shows that.
+    carries: Option<BTreeSet<&'static str>>,
     /// Reasons that its rows count.
     reasons: BTreeSet<String>,
 }
@@ -61,6 +68,15 @@ fn becomes_reset(before: (&[u8], &Layout), after: (&[u8], &Layout)) -> bool {
     flags(before.0, before.1) & RST == 0 && flags(after.0, after.1) & RST != 0
 }
 
+fn payload<'p>(bytes: &'p [u8], l: &Layout) -> &'p [u8] {
+    &bytes[l.payload..l.pad]
+}
+
+fn becomes_carrier(before: (&[u8], &Layout), after: (&[u8], &Layout)) -> bool {
+    let empty = |(bytes, l)| payload(bytes, l).is_empty();
+    !empty(before) && empty(after) && flags(after.0, after.1) & RST == 0
+}
+
 impl May {
     /// By the module's description, and all rows of its fixtures.
     pub(crate) fn new<'e>(module: &Module, rows: impl Iterator<Item = &'e Entry>) -> Self {
@@ -71,6 +87,7 @@ impl May {
             grows: false,
             shrinks: false,
             resets: false,
+            carries: None,
             reasons: BTreeSet::new(),
         };
         for row in rows {
@@ -91,8 +108,14 @@ impl May {
             may.shrinks |= after.len() < before.len();
             let at = |bytes| layout(bytes, row.framing);
             if let (Some(b), Some(a)) = (at(before), at(after)) {
-                may.fields.extend(changed((before, &b), (after, &a)));
-                may.resets |= becomes_reset((before, &b), (after, &a));
+                let (before, after) = ((before, &b), (after, &a));
+                // What a carrier may change, another packet may not.
+                let fields = match becomes_carrier(before, after) {
+                    true => may.carries.get_or_insert_default(),
+                    false => &mut may.fields,
+                };
+                fields.extend(changed(before, after));
+                may.resets |= becomes_reset(before, after);
             }
         }
         // A packet grows into what is behind it, which means nothing.
@@ -103,12 +126,18 @@ impl May {
         let uncovered = ["ip.tos", "ip.checksum"];
         may.fields
             .retain(|name| module.flags.edits || uncovered.contains(name));
+        may.carries = may.carries.filter(|_| module.flags.edits);
         may
     }
 
     /// Whether it edits packets.
     pub(crate) fn edits(&self) -> bool {
         !self.fields.is_empty()
+    }
+
+    /// Whether it makes carriers of packets with payload.
+    pub(crate) fn carries(&self) -> bool {
+        self.carries.is_some()
     }
 
     /// Whether it drops packets.
@@ -142,6 +171,14 @@ pub(crate) struct Run<'p> {
     pub(crate) before: (&'p [u8], u32),
     pub(crate) after: (&'p [u8], u32),
     pub(crate) verdict: Ended,
+}
+
+/// Whether a packet with payload became one that carries an option.
+pub(crate) fn is_carrier(framing: Framing, before: &[u8], after: &[u8]) -> bool {
+    match (layout(before, framing), layout(after, framing)) {
+        (Some(b), Some(a)) => becomes_carrier((before, &b), (after, &a)),
+        _ => false,
+    }
 }
 
 /// What is wrong with it; nothing, as a rule.
@@ -214,8 +251,13 @@ fn answered(before: (&[u8], &Layout), after: (&[u8], &Layout), faults: &mut Vec<
 
 fn edited(may: &May, before: (&[u8], &Layout), after: (&[u8], &Layout), faults: &mut Vec<String>) {
     let reset = may.resets && becomes_reset(before, after);
+    let carrier = may.carries.as_ref();
+    let carrier = carrier.filter(|_| becomes_carrier(before, after));
+    // Both are written anew, with another length and a right checksum.
+    let anew = reset || carrier.is_some();
     let names = changed(before, after);
-    for name in names.iter().filter(|name| !may.fields.contains(*name)) {
+    let fields = carrier.unwrap_or(&may.fields);
+    for name in names.iter().filter(|name| !fields.contains(*name)) {
         faults.push(format!("no row of its fixtures changes {name}, this does"));
     }
     // RFC 2385 and RFC 5925 sign the TCP header.
@@ -231,11 +273,14 @@ fn edited(may: &May, before: (&[u8], &Layout), after: (&[u8], &Layout), faults: 
     if window(after) > window(before) && !reset {
         faults.push("the receive window is raised".into());
     }
-    let payload = |(bytes, l): (&[u8], &Layout)| bytes[l.payload..l.pad].to_vec();
-    match reset {
+    let payload = |(bytes, l)| payload(bytes, l);
+    match anew {
         true if !payload(after).is_empty() => faults.push("a RST with payload".into()),
         false if payload(before) != payload(after) => faults.push("payload is touched".into()),
         _ => {}
+    }
+    if carrier.is_some() {
+        carried(before, after, faults);
     }
 
     let (long, short) = (before.0.len(), after.0.len());
@@ -247,7 +292,7 @@ fn edited(may: &May, before: (&[u8], &Layout), after: (&[u8], &Layout), faults: 
     }
     // How many bytes of the frame are none of the IP packet; less than none where it was cut.
     let over = |(bytes, l): (&[u8], &Layout)| bytes.len() as i64 - l.ip_end as i64;
-    if over(before) != over(after) && !(reset && over(after) == 0) {
+    if over(before) != over(after) && !(anew && over(after) == 0) {
         faults.push(format!(
             "frame less IP packet: {} becomes {}",
             over(before),
@@ -255,26 +300,48 @@ fn edited(may: &May, before: (&[u8], &Layout), after: (&[u8], &Layout), faults: 
         ));
     }
 
-    let sums = [("IPv4 header", ip_sum(before), ip_sum(after))];
+    let sums = [("IPv4 header", ip_sum(before), ip_sum(after), reset)];
     let whole = before.1.ip_end <= before.0.len() && !before.1.fragment;
     // Of what is not there, nobody knows the sum.
-    let tcp = (whole || !reset).then(|| ("TCP", tcp_sum(before), tcp_sum(after)));
-    for (what, before, after) in sums.into_iter().chain(tcp) {
-        // A RST is written anew, as a whole.
-        if after != if reset { 0 } else { before } {
+    let tcp = (whole || !reset).then(|| ("TCP", tcp_sum(before), tcp_sum(after), anew));
+    for (what, before, after, anew) in sums.into_iter().chain(tcp) {
+        // What is written anew, as a whole, is right.
+        if after != if anew { 0 } else { before } {
             faults.push(format!(
                 "checksum of {what}: wrong by {before:#06x}, then by {after:#06x}"
             ));
         }
     }
 
-    if reset && !may_become_reset(before) {
-        faults.push("a RST of a packet whose checksum is wrong".into());
+    if anew && !may_become_reset(before) {
+        let what = if reset { "a RST" } else { "an ACK" };
+        faults.push(format!("{what} of a packet whose checksum is wrong"));
     }
 
     let read = |(bytes, l): (&[u8], &Layout)| options(&bytes[l.tcp + 20..l.payload]).is_some();
     if read(before) && !read(after) {
         faults.push("TCP options contradict themselves".into());
+    }
+}
+
+/// What carries an option in the place of payload does nothing but acknowledge, and what it was made
+/// of did no more than that and bring data.
+fn carried(before: (&[u8], &Layout), after: (&[u8], &Layout), faults: &mut Vec<String>) {
+    let (was, is) = (flags(before.0, before.1), flags(after.0, after.1));
+    for (what, is) in [
+        ("is no ACK", is & ACK != 0),
+        ("has flags beside ACK and ECE", is & !(ACK | ECE) == 0),
+        ("has flags that were not there", is & !was == 0),
+        ("is of SYN, FIN, RST or URG", was & CONTROL == 0),
+        ("is of a fragment", !before.1.fragment),
+        (
+            "is of a packet that was cut",
+            before.1.ip_end <= before.0.len(),
+        ),
+    ] {
+        if !is {
+            faults.push(format!("the carrier {what}"));
+        }
     }
 }
 

@@ -322,7 +322,11 @@ fn replay(fuzz: &Fuzz, text: &str) {
     let packet = replay.packet();
     println!("before {}", replay.packet);
     match subject.run(&packet, replay.mark) {
-        Ok((verdict, run)) => println!("after  {} {verdict:?}", subject::hex(&run.packet)),
+        Ok(went) => println!(
+            "after  {} {:?}",
+            subject::hex(&went.run.packet),
+            went.verdict
+        ),
         Err(e) => println!("refused: {e}"),
     }
     subject

@@ -28,6 +28,8 @@ pub(crate) struct Wanted<'r> {
     pub(crate) module: &'r Module,
     pub(crate) params: Value,
     pub(crate) tables: Value,
+    /// Actors of a chain in front.
+    pub(crate) first: Vec<Value>,
     pub(crate) hook: Hook,
     pub(crate) framing: Framing,
     /// A row with these parameters changes its packet.
@@ -42,8 +44,12 @@ impl fmt::Display for Wanted<'_> {
             self.module.name, self.params, self.hook, self.framing
         )?;
         match self.tables.as_object() {
-            Some(tables) if tables.is_empty() => Ok(()),
-            _ => write!(f, ", tables {}", self.tables),
+            Some(tables) if tables.is_empty() => {}
+            _ => write!(f, ", tables {}", self.tables)?,
+        }
+        match self.first[..] {
+            [] => Ok(()),
+            _ => write!(f, ", behind {}", Value::from(self.first.clone())),
         }
     }
 }
@@ -61,12 +67,16 @@ pub(crate) fn wanted<'r>(registry: &'r Registry, entries: &[Entry]) -> Vec<Vec<W
             if named.is_some_and(|names| !names.iter().any(|name| *name == hook.name())) {
                 continue;
             }
-            let key = format!("{} {} {:?}", entry.params, entry.tables, entry.framing);
+            let key = format!(
+                "{} {} {:?} {:?}",
+                entry.params, entry.tables, entry.first, entry.framing
+            );
             let group = groups.entry((&module.name, hook)).or_default();
             let wanted = group.entry(key).or_insert_with(|| Wanted {
                 module,
                 params: entry.params.clone(),
                 tables: entry.tables.clone(),
+                first: entry.first.clone(),
                 hook,
                 framing: entry.framing,
                 changes: false,
@@ -87,6 +97,8 @@ pub(crate) struct Seen {
     /// By the kernel, which gives no test run to some.
     pub(crate) refused: usize,
     changed: usize,
+    /// Of these: payload became an option.
+    carriers: usize,
     dropped: usize,
     evaluated: u64,
     matched: u64,
@@ -98,6 +110,7 @@ impl Seen {
         self.packets += other.packets;
         self.refused += other.refused;
         self.changed += other.changed;
+        self.carriers += other.carriers;
         self.dropped += other.dropped;
         self.evaluated += other.evaluated;
         self.matched += other.matched;
@@ -110,6 +123,7 @@ impl Seen {
             ("no packet reached it", self.evaluated > 0),
             ("did nothing", self.matched > 0),
             ("changed nothing", self.changed > 0 || !may.edits()),
+            ("made no carrier", self.carriers > 0 || !may.carries()),
             ("dropped nothing", self.dropped > 0 || !may.drops()),
         ] {
             if !is {
@@ -124,21 +138,38 @@ impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} packets, {} refused, {} evaluated, {} matched, {} errors, {} changed, {} dropped",
+            "{} packets, {} refused, {} evaluated, {} matched, {} errors, {} changed, {} carriers, \
+             {} dropped",
             self.packets,
             self.refused,
             self.evaluated,
             self.matched,
             self.errors,
             self.changed,
+            self.carriers,
             self.dropped
         )
     }
 }
 
+/// A packet that went through.
+#[derive(Debug)]
+pub(crate) struct Went {
+    /// What the actors in front made of it: the packet that the module is given.
+    given: Vec<u8>,
+    /// The mark then, and at the end.
+    marks: (u32, u32),
+    /// The actors in front ended it: the module is not asked.
+    ended: Option<Verdict>,
+    pub(crate) verdict: Verdict,
+    pub(crate) run: TestRun,
+}
+
 /// One of them, loaded.
 pub(crate) struct Subject<'w, 'r> {
     wanted: &'w Wanted<'r>,
+    /// Where actors come first: these alone. What leaves them is what the module is given.
+    front: Option<Loaded>,
     loaded: Loaded,
     node: usize,
     seen: Seen,
@@ -156,12 +187,22 @@ impl<'w, 'r> Subject<'w, 'r> {
             raw_ip: wanted.framing == Framing::RawIp,
             ..Options::default()
         };
-        let loaded = Loaded::with_tables(registry, wanted.hook, &[chain], &wanted.tables, options)?;
+        let first = (!wanted.first.is_empty())
+            .then(|| json!({ "name": "first", "priority": -1, "act": wanted.first }));
+        let load = |chains: &[Value]| {
+            Loaded::with_tables(registry, wanted.hook, chains, &wanted.tables, options)
+        };
+        let front = first.as_ref().map(|f| load(std::slice::from_ref(f)));
+        let front = front.transpose()?;
+        let before = usize::from(front.is_some());
+        let chains: Vec<Value> = first.into_iter().chain([chain]).collect();
+        let loaded = load(&chains)?;
         // Nobody reads the ring: most packets are copied, the others find it full.
         kernel::captures_are_read(&loaded.instance, Duration::from_secs(3600), 0);
-        let node = loaded.nodes(0, kind)[0];
+        let node = loaded.nodes(before, kind)[0];
         Ok(Self {
             wanted,
+            front,
             loaded,
             node,
             seen: Seen::default(),
@@ -170,7 +211,9 @@ impl<'w, 'r> Subject<'w, 'r> {
 
     /// Runs packets that only matter for what is remembered of them, and forgets all before.
     pub(crate) fn remember(&self, packets: &[Vec<u8>]) {
-        self.loaded.instance.forget().unwrap();
+        for loaded in self.front.iter().chain([&self.loaded]) {
+            loaded.instance.forget().unwrap();
+        }
         for packet in packets {
             // What the kernel gives no test run was not seen.
             let _ = self.run(packet, 0);
@@ -178,12 +221,29 @@ impl<'w, 'r> Subject<'w, 'r> {
     }
 
     /// Runs a packet once.
-    pub(crate) fn run(&self, packet: &[u8], mark: u32) -> Result<(Verdict, TestRun), String> {
-        let mark = (self.wanted.hook != Hook::Xdp).then_some(mark);
-        self.loaded
-            .instance
-            .run(packet, mark, 1)
-            .map_err(|e| format!("{e:#}"))
+    pub(crate) fn run(&self, packet: &[u8], mark: u32) -> Result<Went, String> {
+        let at_tc = self.wanted.hook != Hook::Xdp;
+        let run = |loaded: &Loaded| {
+            let run = loaded.instance.run(packet, at_tc.then_some(mark), 1);
+            run.map_err(|e| format!("{e:#}"))
+        };
+        let (given, mark, ended) = match &self.front {
+            Some(front) => {
+                let (verdict, run) = run(front)?;
+                let ended = (verdict != Verdict::Pass).then_some(verdict);
+                (run.packet, run.mark, ended)
+            }
+            None => (packet.to_vec(), mark, None),
+        };
+        let (verdict, run) = run(&self.loaded)?;
+        Ok(Went {
+            given,
+            // XDP has none.
+            marks: if at_tc { (mark, run.mark) } else { (0, 0) },
+            ended,
+            verdict,
+            run,
+        })
     }
 
     /// Runs a packet, and judges what became of it.
@@ -194,64 +254,74 @@ impl<'w, 'r> Subject<'w, 'r> {
         mark: u32,
     ) -> Result<(), Vec<String>> {
         self.seen.packets += 1;
-        let Ok((verdict, run)) = self.run(packet, mark) else {
+        let Ok(went) = self.run(packet, mark) else {
             self.seen.refused += 1;
             return Ok(());
         };
-        // XDP has none.
-        let marks = match self.wanted.hook {
-            Hook::Xdp => (0, 0),
-            _ => (mark, run.mark),
+        let (given, run) = (&went.given, &went.run);
+        self.seen.dropped += usize::from(went.verdict == Verdict::Drop);
+        let mut faults = match went.ended {
+            None => judge::faults(
+                may,
+                &Run {
+                    framing: self.wanted.framing,
+                    before: (given, went.marks.0),
+                    after: (&run.packet, went.marks.1),
+                    verdict: went.verdict,
+                },
+            ),
+            Some(ended) => {
+                let same =
+                    ended == went.verdict && *given == run.packet && went.marks.0 == went.marks.1;
+                let fault = format!("{:?}, without the module {ended:?}", went.verdict);
+                (!same).then_some(fault).into_iter().collect()
+            }
         };
-        self.seen.dropped += usize::from(verdict == Verdict::Drop);
-        let mut faults = judge::faults(
-            may,
-            &Run {
-                framing: self.wanted.framing,
-                before: (packet, marks.0),
-                after: (&run.packet, marks.1),
-                verdict,
-            },
-        );
-        if run.packet != packet {
+        if run.packet != *given {
             self.seen.changed += 1;
-            self.once_more(packet, mark, &run, &mut faults);
+            let carrier = judge::is_carrier(self.wanted.framing, given, &run.packet);
+            self.seen.carriers += usize::from(carrier && may.carries());
+            self.once_more(packet, mark, &went, &mut faults);
         }
         if faults.is_empty() {
             return Ok(());
         }
         faults.push(format!("in  {}", hex(packet)));
+        if self.front.is_some() {
+            faults.push(format!("for {} {}", self.wanted.module.name, hex(given)));
+        }
         faults.push(format!("out {}", hex(&run.packet)));
         Err(faults)
     }
 
     /// A packet that was changed counts as one that was treated; one that has been edited is not
     /// edited again.
-    fn once_more(&mut self, packet: &[u8], mark: u32, run: &TestRun, faults: &mut Vec<String>) {
+    fn once_more(&mut self, packet: &[u8], mark: u32, went: &Went, faults: &mut Vec<String>) {
         if self.wanted.module.flags.impure {
             return;
         }
         // So that what was counted before is not taken for this packet's.
         let again = self.counted().and_then(|before| {
-            let again = self.run(packet, mark)?.1;
+            let again = self.run(packet, mark)?;
             let after = self.counted()?;
             Ok((again, after.0 - before.0, after.1 - before.1))
         });
         match again {
             Err(e) => faults.push(e),
             Ok((again, matched, errors)) => {
-                let treated = again.packet != packet;
+                let treated = again.run.packet != again.given;
                 if treated && (matched, errors) != (1, 0) {
                     faults.push(format!("counts {matched} matches and {errors} errors"));
                 }
             }
         }
-        if run.packet.len() != packet.len() {
+        let edited = &went.run.packet;
+        if edited.len() != went.given.len() {
             return;
         }
-        match self.run(&run.packet, mark) {
-            Ok((Verdict::Pass, twice)) if twice.packet != run.packet => {
-                faults.push(format!("edited twice {}", hex(&twice.packet)));
+        match self.run(edited, mark) {
+            Ok(twice) if twice.verdict == Verdict::Pass && twice.run.packet != twice.given => {
+                faults.push(format!("edited twice {}", hex(&twice.run.packet)));
             }
             Ok(_) => {}
             Err(e) => faults.push(format!("what was edited is refused: {e}")),
@@ -301,6 +371,8 @@ pub(crate) struct Replay {
     module: String,
     params: Value,
     tables: Value,
+    #[serde(default)]
+    first: Vec<Value>,
     hook: String,
     raw_ip: bool,
     /// Packets before, of modules that go by them.
@@ -316,6 +388,7 @@ impl Replay {
             module: wanted.module.name.clone(),
             params: wanted.params.clone(),
             tables: wanted.tables.clone(),
+            first: wanted.first.clone(),
             hook: wanted.hook.name().to_owned(),
             raw_ip: wanted.framing == Framing::RawIp,
             since: since.iter().map(|p| hex(p)).collect(),
@@ -330,6 +403,7 @@ impl Replay {
             module: module.unwrap_or_else(|| panic!("there is no module {}", self.module)),
             params: self.params.clone(),
             tables: self.tables.clone(),
+            first: self.first.clone(),
             hook: kernel::hook(&self.hook),
             framing: if self.raw_ip {
                 Framing::RawIp
