@@ -16,13 +16,13 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::mptcp::counter;
-use super::mptcp::subflows;
 use super::raw;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::Tc;
 use super::rig::wait_for;
 
+/// Of the first connection; each has its own, as those of the one before may not be free yet.
 const PORT: u16 = 5001;
 const LIMIT: Duration = Duration::from_secs(15);
 /// Bytes below which a connection gets no further subflow.
@@ -52,6 +52,11 @@ fn fill(seed: usize, size: usize) -> Vec<u8> {
         (state >> 56) as u8
     });
     bytes.collect()
+}
+
+fn subflows(client: &Netns, port: u16) -> usize {
+    let sockets = client.sh(&format!("ss -Htn state established dport = :{port}"));
+    sockets.lines().count()
 }
 
 /// Sends bytes one way, and compares what arrives.
@@ -90,8 +95,9 @@ fn connection(server: &Netns, client: &Netns, address: IpAddr, down: bool, seed:
         IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
     };
-    let to = SocketAddr::new(address, PORT);
-    let listener = server.within(|| TcpListener::from(raw::mptcp_listener(any, PORT)));
+    let port = PORT + seed as u16;
+    let to = SocketAddr::new(address, port);
+    let listener = server.within(|| TcpListener::from(raw::mptcp_listener(any, port)));
     let near = client.within(|| TcpStream::from(raw::mptcp_connect(to)));
     let (far, _) = listener.accept().unwrap();
     for stream in [&near, &far] {
@@ -104,7 +110,7 @@ fn connection(server: &Netns, client: &Netns, address: IpAddr, down: bool, seed:
     send(&near, &far, few);
     send(&far, &near, few);
     std::thread::sleep(Duration::from_millis(20));
-    assert_eq!(subflows(client), 1, "a subflow below the threshold");
+    assert_eq!(subflows(client, port), 1, "a subflow below the threshold");
     // Not the subflow itself: Linux 6.18 resets some that join while the client sends much through
     // interfaces without offloads (DSSNotMatching; as often without a policy).
     let joins = || counter(server, "MPTcpExtMPJoinSynRx");
@@ -119,7 +125,7 @@ fn connection(server: &Netns, client: &Netns, address: IpAddr, down: bool, seed:
     send(to, from, &bytes);
     assert!(!raw::mptcp_fell_back(&near), "fell back");
     drop((near, far));
-    wait_for("its end", LIMIT, || subflows(client) == 0);
+    wait_for("its end", LIMIT, || subflows(client, port) == 0);
 }
 
 /// Matches of the step that restores, and all reasons.
