@@ -197,16 +197,23 @@ impl<'w, 'r> Subject<'w, 'r> {
         let before = usize::from(front.is_some());
         let chains: Vec<Value> = first.into_iter().chain([chain]).collect();
         let loaded = load(&chains)?;
-        // Nobody reads the ring: most packets are copied, the others find it full.
-        kernel::captures_are_read(&loaded.instance, Duration::from_secs(3600), 0);
         let node = loaded.nodes(before, kind)[0];
-        Ok(Self {
+        let subject = Self {
             wanted,
             front,
             loaded,
             node,
             seen: Seen::default(),
-        })
+        };
+        subject.are_read();
+        Ok(subject)
+    }
+
+    /// Nobody reads the rings: most packets are copied, the others find them full.
+    fn are_read(&self) {
+        let hour = Duration::from_secs(3600);
+        kernel::captures_are_read(&self.loaded.instance, hour, 0);
+        kernel::events_are_read(&self.loaded.instance, hour);
     }
 
     /// Runs packets that only matter for what is remembered of them, and forgets all before.
@@ -214,6 +221,7 @@ impl<'w, 'r> Subject<'w, 'r> {
         for loaded in self.front.iter().chain([&self.loaded]) {
             loaded.instance.forget().unwrap();
         }
+        self.are_read();
         for packet in packets {
             // What the kernel gives no test run was not seen.
             let _ = self.run(packet, 0);

@@ -206,7 +206,16 @@ impl Loaded {
 /// A reader of captures, for so long; `flags`: what it asks for. False where no step copies
 /// packets.
 pub fn captures_are_read(instance: &Instance, time: Duration, flags: u64) -> bool {
-    let Some(reader) = instance.state_map("capture_reader") else {
+    is_read(instance, "capture_reader", time, flags)
+}
+
+/// The same of events.
+pub fn events_are_read(instance: &Instance, time: Duration) -> bool {
+    is_read(instance, "event_reader", time, 0)
+}
+
+fn is_read(instance: &Instance, map: &str, time: Duration, flags: u64) -> bool {
+    let Some(reader) = instance.state_map(map) else {
         return false;
     };
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
