@@ -41,6 +41,8 @@ pub(crate) struct May {
     /// Fields that change where a packet loses its payload and becomes an ACK that carries an option
     /// (`emptcp/carrier.h`), if a row shows that.
     carries: Option<BTreeSet<&'static str>>,
+    /// A row matches: a module that needs another one before it does nothing alone.
+    matches: bool,
     /// Reasons that its rows count.
     reasons: BTreeSet<String>,
 }
@@ -88,9 +90,11 @@ impl May {
             shrinks: false,
             resets: false,
             carries: None,
+            matches: false,
             reasons: BTreeSet::new(),
         };
         for row in rows {
+            may.matches |= row.outcome == Outcome::Match;
             if let Outcome::Error(reason) = &row.outcome {
                 may.reasons.insert(reason.clone());
             }
@@ -138,6 +142,11 @@ impl May {
     /// Whether it makes carriers of packets with payload.
     pub(crate) fn carries(&self) -> bool {
         self.carries.is_some()
+    }
+
+    /// Whether it does its work on packets.
+    pub(crate) fn matches(&self) -> bool {
+        self.matches
     }
 
     /// Whether it drops packets.

@@ -121,7 +121,7 @@ impl Seen {
     pub(crate) fn did_its_work(&self, may: &May) -> Result<(), String> {
         for (what, is) in [
             ("no packet reached it", self.evaluated > 0),
-            ("did nothing", self.matched > 0),
+            ("did nothing", self.matched > 0 || !may.matches()),
             ("changed nothing", self.changed > 0 || !may.edits()),
             ("made no carrier", self.carriers > 0 || !may.carries()),
             ("dropped nothing", self.dropped > 0 || !may.drops()),
