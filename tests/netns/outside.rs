@@ -71,7 +71,7 @@ fn root_every_type_from_outside() {
     let params = json!({
         "bytes": "64KiB", "rate": "1.5Gbit", "time": "100ms", "ratio": "25%",
         "addr": "2001:db8::1:2", "prefix": "10.1.0.0/16", "port": 65535, "ports": "8000-8010",
-        "token": "0x1a2b3c4d", "interface": "p0", "yes": true,
+        "token": "0x1a2b3c4d", "interface": "p0", "text": "fifteen letters", "yes": true,
         "u8": 255, "u16": "0xfffe", "u32": 4_294_967_295_u64, "u64": "0xfedcba9876543210",
         "s8": -100, "s16": -32768, "s32": -2_147_483_648_i64, "s64": -2,
         "colour": "dark_green", "colours": ["blue", "red"],
