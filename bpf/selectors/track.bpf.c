@@ -166,12 +166,11 @@ static __always_inline __u32 track_wscale(struct emptcp_ctx *ctx, const struct e
 static __always_inline const __u8 *track_timestamps(struct emptcp_ctx *ctx,
 						    const struct emptcp_pkt *pkt)
 {
-	const __u32 *usual = (const void *)(pkt->tcp + 1);
+	const __u8 *opt = emptcp_usual_timestamps(ctx, pkt);
 	__u32 off;
 
-	if ((const void *)(usual + 3) <= ctx_data_end(ctx) && pkt->tcp_len >= 32 &&
-	    *usual == bpf_htonl(0x0101080a))
-		return (const __u8 *)usual + 2;
+	if (opt)
+		return opt;
 	off = track_find_timestamps(ctx, pkt->tcp_off, pkt->tcp_len) & 63;
 	return off ? tcpopt_at(ctx, pkt, off, TCPOLEN_TIMESTAMP) : NULL;
 }

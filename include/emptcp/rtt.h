@@ -23,18 +23,28 @@ struct emptcp_rtt_way {
 	__u32 min_rtt;
 };
 
+/** As emptcp_timestamps(), where they are first behind two NOPs, as most systems send them. */
+static __always_inline const __u8 *emptcp_usual_timestamps(struct emptcp_ctx *ctx,
+							   const struct emptcp_pkt *pkt)
+{
+	const __u32 *usual = (const void *)(pkt->tcp + 1);
+
+	if ((const void *)(usual + 3) <= ctx_data_end(ctx) && pkt->tcp_len >= 32 &&
+	    *usual == bpf_htonl(0x0101080a))
+		return (const __u8 *)usual + 2;
+	return NULL;
+}
+
 /** The timestamps of a packet, TSval at 2 and TSecr at 6; NULL where it has none. Valid until a
  * helper changes the packet. */
 static __always_inline const __u8 *emptcp_timestamps(struct emptcp_ctx *ctx,
 						     const struct emptcp_pkt *pkt)
 {
-	const __u32 *usual = (const void *)(pkt->tcp + 1);
-	const __u8 *opt;
+	const __u8 *opt = emptcp_usual_timestamps(ctx, pkt);
 	__u32 off;
 
-	if ((const void *)(usual + 3) <= ctx_data_end(ctx) && pkt->tcp_len >= 32 &&
-	    *usual == bpf_htonl(0x0101080a))
-		return (const __u8 *)usual + 2;
+	if (opt)
+		return opt;
 	off = tcpopt_find(ctx, pkt, TCPOPT_TIMESTAMP, TCPOLEN_TIMESTAMP);
 	if (!off)
 		return NULL;
