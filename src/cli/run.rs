@@ -52,7 +52,7 @@ pub(super) fn run(context: Context) -> Result<Done> {
             if !readable {
                 break;
             }
-            links.happened()?;
+            links.clear()?;
             state.refused = false;
             if first.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
                 break;

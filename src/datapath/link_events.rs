@@ -37,22 +37,21 @@ impl LinkEvents {
         Ok(Self(socket))
     }
 
-    /// Whether something happened since it was asked last; readable then.
+    /// Takes note of all that happened: it can be read again when more does.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub fn happened(&self) -> Result<bool> {
-        let mut happened = false;
+    pub fn clear(&self) -> Result<()> {
         let mut buffer = Vec::with_capacity(MESSAGE);
         loop {
             buffer.clear();
             match self.0.recv(&mut buffer, 0) {
-                Ok(_) => happened = true,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(happened),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Some did not fit into the socket.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => happened = true,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                 Err(error) => return Err(error).context("changes of network interfaces"),
             }
         }
