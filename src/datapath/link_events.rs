@@ -37,21 +37,22 @@ impl LinkEvents {
         Ok(Self(socket))
     }
 
-    /// Takes note of all that happened: it can be read again when more does.
+    /// Takes note of all that happened: it can be read again when more does. Whether there was any.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub fn clear(&self) -> Result<()> {
+    pub fn clear(&self) -> Result<bool> {
+        let mut happened = false;
         let mut buffer = Vec::with_capacity(MESSAGE);
         loop {
             buffer.clear();
             match self.0.recv(&mut buffer, 0) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Ok(_) => happened = true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(happened),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Some did not fit into the socket.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => happened = true,
                 Err(error) => return Err(error).context("changes of network interfaces"),
             }
         }
