@@ -257,3 +257,37 @@ fn root_police_lets_no_more_than_the_burst_pass_after_a_pause() {
         assert_eq!(counted(&loaded), (7, 93), "{hook}: two seconds later");
     }
 }
+
+/// The selector `limit` goes by the same bucket: packets that match, and so are accepted.
+#[test]
+fn root_limit_is_exact() {
+    let registry = Registry::builtin().unwrap();
+    let packet = packet(100, 42000);
+    for hook in Hook::ALL {
+        let limit = json!({ "packets": 5000, "in": "500ms", "burst": 2000 });
+        let chain = json!({ "name": "tested", "select": { "limit": limit },
+            "act": [{ "accept": {} }] });
+        let options = Options::default();
+        let chains = std::slice::from_ref(&chain);
+        let loaded = Loaded::with_tables(&registry, hook, chains, &json!({}), options).unwrap();
+        let node = loaded.nodes(0, Kind::Actor)[0];
+        let passed = || loaded.instance.counters().unwrap()[node].matched;
+        // The bucket, full; all of it is spent at once.
+        loaded.instance.run(&packet, None, 1).unwrap();
+        let start = Instant::now();
+        let before = passed();
+        while start.elapsed() < TIME {
+            loaded.instance.run(&packet, None, 3000).unwrap();
+        }
+        let spent = Instant::now();
+        let least = (spent - start).as_secs_f64() * 10_000.0;
+        // Until there is nothing left that could match.
+        loaded.instance.run(&packet, None, 30_000).unwrap();
+        let most = start.elapsed().as_secs_f64() * 10_000.0 + 2002.0;
+        let passed = (passed() - before) as f64;
+        assert!(passed <= most, "{hook}: {passed}, {most} at the most");
+        // A machine that stalls for longer than the burst lasts proves less.
+        assert!(passed >= least.min(2000.0), "{hook}: {passed}, {least}");
+        println!("{hook}: {passed} of {least} to {most}");
+    }
+}

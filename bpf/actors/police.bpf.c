@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-#include <emptcp/clock.h>
+#include <emptcp/bucket.h>
 #include <emptcp/ecn.h>
 #include <emptcp/length.h>
 #include <emptcp/module.h>
@@ -43,90 +43,44 @@ struct police_key {
 	__u32 pad;
 };
 
-/*
- * A token bucket as the time at which it will be full again (the theoretical
- * arrival time of a virtual scheduling algorithm, ITU-T I.371), in units of
- * police_unit. It is the sum of two numbers: what was spent only grows, by atomic
- * additions, so no packet is forgotten whichever CPUs the others are on; the start
- * is stored whole, computed from what was spent when it was read, so two that move
- * it do the same. CPUs may see the same tokens at once, and pass a packet each;
- * what they spent is missing after that. A lock (bpf_spin_lock) would have to lie
- * in another map, because one of type LRU_HASH takes none.
- */
-struct police_bucket {
-	__u64 pad_start;
-	__u64 pad_spent;
-	/* Packets beyond the rate. */
-	__u64 exceeded;
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct police_key);
-	__type(value, struct police_bucket);
+	__type(value, struct emptcp_bucket);
 	__uint(max_entries, 65536);
 } police_buckets SEC(".maps") EMPTCP_KEPT;
 
-/* Units of a nanosecond: 64 bytes at 400 Gbit/s make 1.28 ns. */
-#define POLICE_UNIT_BITS 8
 /* Nanoseconds for a byte at 1 bit/s. */
 #define POLICE_BYTE 8000000000ULL
-/* Bursts that last longer (13 days) would not fit. */
-#define POLICE_LONGEST (1ULL << 50)
-
-/* Time that so many bytes (below 2^31) take at the rate (not 0), in units. */
+/* Time that so many bytes (below 2^31) take at the rate (not 0), in units
+ * of a bucket. */
 static __always_inline __u64 police_time(__u64 bytes, __u64 rate)
 {
 	__u64 ns = bytes * POLICE_BYTE / rate;
 
 	/* What one packet takes is exact to a unit: that adds up. */
 	if (bytes < 1 << 20)
-		return ((bytes * POLICE_BYTE << POLICE_UNIT_BITS) + rate / 2) / rate;
-	if (ns > POLICE_LONGEST)
-		ns = POLICE_LONGEST;
-	return ns << POLICE_UNIT_BITS;
+		return ((bytes * POLICE_BYTE << EMPTCP_BUCKET_BITS) + rate / 2) / rate;
+	if (ns > EMPTCP_BUCKET_LONGEST)
+		ns = EMPTCP_BUCKET_LONGEST;
+	return ns << EMPTCP_BUCKET_BITS;
 }
 
-enum police_taken {
-	/* Too few tokens; none were taken. */
-	POLICE_BEYOND,
-	POLICE_WITHIN,
-	/* Taken from those to come. */
-	POLICE_LENT,
-};
-
 /* Takes the tokens for a packet; lends: as many as a burst may be taken before they come. */
-static __always_inline int police_take(struct police_bucket *bucket, __u32 bytes, __u64 rate,
+static __always_inline int police_take(struct emptcp_bucket *bucket, __u32 bytes, __u64 rate,
 				       __u64 burst, int lends)
 {
-	__u64 now = emptcp_now() << POLICE_UNIT_BITS;
-	__u64 spent = *(volatile __u64 *)&bucket->pad_spent;
-	__u64 cost = police_time(bytes, rate), limit = police_time(burst, rate);
-	__s64 missing = *(volatile __u64 *)&bucket->pad_start + spent - now;
-	int taken = POLICE_WITHIN;
-
-	if (missing <= 0) {
-		bucket->pad_start = now - spent;
-	} else if (missing + cost > limit) {
-		/* More than can be: the rate was another one, or years have passed. */
-		if (missing > (__s64)(2 * limit + police_time(1 << 19, rate)))
-			bucket->pad_start = now - spent + limit;
-		if (!lends || missing + cost > 2 * limit)
-			return POLICE_BEYOND;
-		taken = POLICE_LENT;
-	}
-	/* So a full bucket lets one pass that is larger than it. */
-	__sync_fetch_and_add(&bucket->pad_spent, cost);
-	return taken;
+	return emptcp_bucket_take(bucket, police_time(bytes, rate), police_time(burst, rate),
+				  police_time(1 << 19, rate), lends);
 }
 
 static __always_inline int police_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				      const struct police_params *p)
 {
-	struct police_bucket *bucket, first = {};
+	struct emptcp_bucket *bucket;
 	struct police_key key = {.step = pkt->links->step};
 	__u64 rate = p->rate, burst = p->burst;
-	int taken = POLICE_BEYOND;
+	int taken = EMPTCP_BUCKET_BEYOND;
 
 	if (p->per == POLICE_PER_SUBFLOW)
 		emptcp_subflow_of(pkt, &key.subflow);
@@ -134,14 +88,9 @@ static __always_inline int police_act(struct emptcp_ctx *ctx, const struct emptc
 		emptcp_daddr(pkt, &key.subflow.dst);
 	else if (p->per == POLICE_PER_ENTRY)
 		key.pad_entry = emptcp_entry(ctx, pkt->links, offsetof(struct police_params, rate));
-	bucket = bpf_map_lookup_elem(&police_buckets, &key);
-	if (!bucket) {
-		first.pad_start = emptcp_now() << POLICE_UNIT_BITS;
-		bpf_map_update_elem(&police_buckets, &key, &first, BPF_NOEXIST);
-		bucket = bpf_map_lookup_elem(&police_buckets, &key);
-		if (!bucket)
-			return -EMPTCP_REASON_MAP_FULL;
-	}
+	bucket = emptcp_bucket_of(&police_buckets, &key);
+	if (!bucket)
+		return -EMPTCP_REASON_MAP_FULL;
 	if (!burst) {
 		/* As long as a sender pauses that lost all: TCP_RTO_MIN of Linux is 200 ms. */
 		burst = rate / 32;
@@ -155,10 +104,10 @@ static __always_inline int police_act(struct emptcp_ctx *ctx, const struct emptc
 		taken = police_take(
 			bucket, emptcp_wire_len(ctx, pkt, emptcp_segments(ctx, pkt)), rate, burst,
 			p->exceed == POLICE_EXCEED_CE && emptcp_ecn(pkt) != EMPTCP_ECN_NOT_ECT);
-	if (taken == POLICE_WITHIN)
+	if (taken == EMPTCP_BUCKET_WITHIN)
 		return EMPTCP_SKIP;
 	__sync_fetch_and_add(&bucket->exceeded, 1);
-	if (taken == POLICE_BEYOND)
+	if (taken == EMPTCP_BUCKET_BEYOND)
 		return EMPTCP_DROP;
 	if (emptcp_set_ce(ctx, pkt) == EMPTCP_CE_FAILED)
 		return -EMPTCP_REASON_WRITE;
