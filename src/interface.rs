@@ -17,6 +17,8 @@ pub struct Interface {
     pub altnames: Vec<String>,
     /// Largest IP packet, in bytes.
     pub mtu: u32,
+    /// Up, and with a carrier where it can have one (`IFF_RUNNING`).
+    pub up: bool,
     /// Kind, as `ip -d link` prints it (`veth`, `tun`); `None` for hardware.
     pub kind: Option<String>,
     /// Packets begin with an IP header.

@@ -21,6 +21,7 @@ use crate::module::Hook;
 use crate::module::Module;
 use crate::policy::Chain;
 use crate::policy::Diagnostic;
+use crate::policy::InterfacePattern;
 use crate::policy::OnError;
 use crate::policy::Position;
 use crate::policy::XdpOptions;
@@ -108,12 +109,16 @@ pub fn plan(
     for chain in chains {
         errors.extend(check_values(chain, modules).err().into_iter().flatten());
     }
+    let waits: Vec<bool> = chains
+        .iter()
+        .map(|c| waits_for(c.chain, interfaces).is_some())
+        .collect();
     let mut plan = Plan::default();
     let mut known: Vec<Met> = Vec::new();
     for interface in interfaces {
         for hook in Hook::ALL {
             let met: Vec<usize> = (0..chains.len())
-                .filter(|i| meets(&chains[*i], interface, hook))
+                .filter(|i| meets(&chains[*i], interface, hook) && !waits[*i])
                 .collect();
             if met.is_empty() {
                 continue;
@@ -257,6 +262,18 @@ fn meets(chain: &BoundChain<'_>, interface: &Interface, hook: Hook) -> bool {
             .interfaces
             .iter()
             .any(|pattern| interface.names().any(|name| pattern.matches(name)))
+}
+
+/// What a chain waits for before it is in force: the first of its `while_up` for which no interface
+/// is up.
+pub fn waits_for<'c>(chain: &'c Chain, interfaces: &[Interface]) -> Option<&'c str> {
+    let is_up = |pattern: &InterfacePattern| {
+        let mut up = interfaces.iter().filter(|interface| interface.up);
+        up.any(|interface| interface.names().any(|name| pattern.matches(name)))
+    };
+    let mut wanted = chain.while_up.iter();
+    let absent = wanted.find(|pattern| !is_up(pattern))?;
+    Some(&absent.name.value)
 }
 
 fn missing_interfaces(

@@ -106,7 +106,8 @@ pub(super) fn put_in_force(
         limits: policy.limits(),
     };
     let here = Some((&host.interfaces, kernel));
-    let warnings = warnings::warnings(&plan, context.registry.modules(), here);
+    let mut warnings = warnings::warnings(&plan, context.registry.modules(), here);
+    warnings.extend(warnings::waiting(policy, &host.interfaces));
     if dry_run {
         return would_change(context, &apply, &plan, &warnings).map(Some);
     }

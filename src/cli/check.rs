@@ -174,7 +174,8 @@ fn megabytes(bytes: u64) -> String {
 /// Hardware interfaces with the names that a policy uses.
 fn named_interfaces(policy: &Policy) -> Interfaces {
     let mut found = Interfaces::default();
-    for pattern in policy.chains.iter().flat_map(|c| &c.interfaces) {
+    let chains = policy.chains.iter();
+    for pattern in chains.flat_map(|c| c.interfaces.iter().chain(&c.while_up)) {
         let name = &pattern.name.value;
         if found.0.iter().all(|i| i.name != *name) {
             found.0.push(Interface {
@@ -182,6 +183,7 @@ fn named_interfaces(policy: &Policy) -> Interfaces {
                 name: name.clone(),
                 altnames: Vec::new(),
                 mtu: 1500,
+                up: true,
                 kind: None,
                 raw_ip: false,
                 xdp_program: None,

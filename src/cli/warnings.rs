@@ -9,6 +9,8 @@ use crate::module::KernelVersion;
 use crate::module::Module;
 use crate::module::Param;
 use crate::plan::Plan;
+use crate::plan::waits_for;
+use crate::policy::Policy;
 
 /// Each warning once, in the order of the plan: what modules say of themselves, and what this
 /// machine has in the way of packets that leave past routing. `here`: its interfaces and kernel;
@@ -41,6 +43,17 @@ pub(super) fn warnings(
         }
     }
     found
+}
+
+/// Chains that are not in force because a link is down.
+pub(super) fn waiting(policy: &Policy, interfaces: &Interfaces) -> Vec<String> {
+    let chains = policy.chains.iter().filter(|chain| chain.enabled);
+    let waiting = chains.filter_map(|chain| {
+        let awaited = waits_for(chain, &interfaces.0)?;
+        let name = &chain.name.value;
+        Some(format!("the chain {name:?} waits until {awaited} is up"))
+    });
+    waiting.collect()
 }
 
 /// Interfaces by which packets leave a step. One that comes from a table is not known before.

@@ -57,6 +57,7 @@ fn interface(link: LinkMessage) -> Interface {
         name: String::new(),
         altnames: Vec::new(),
         mtu: 0,
+        up: link.header.flags.contains(LinkFlags::Running),
         kind: None,
         raw_ip: !matches!(
             link.header.link_layer_type,

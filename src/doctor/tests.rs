@@ -20,6 +20,7 @@ fn port(name: &str) -> Port {
             name: name.to_owned(),
             altnames: Vec::new(),
             mtu: 1500,
+            up: true,
             kind: None,
             raw_ip: false,
             xdp_program: None,

@@ -7,10 +7,12 @@ use crate::module::Hook;
 use crate::module::Kind;
 use crate::module::Module;
 use crate::params;
+use crate::params::Cgroup;
 use crate::params::Encoded;
 use crate::params::InterfaceResolver;
 use crate::policy::Chain;
 use crate::policy::Diagnostic;
+use crate::policy::InterfacePattern;
 use crate::policy::Policy;
 use crate::policy::ResolvedExpr;
 use crate::policy::ResolvedStep;
@@ -49,7 +51,8 @@ pub fn bind<'a>(
         binder.errors.extend(default.err().into_iter().flatten());
     }
     for (step, kind) in policy.shared_steps() {
-        binder.module_and_params(step, kind);
+        let awaited = policy.chains.iter().flat_map(|chain| &chain.while_up);
+        binder.module_and_params(step, kind, &awaited.collect::<Vec<_>>());
     }
     let chains: Vec<_> = policy
         .in_order()
@@ -128,7 +131,8 @@ impl<'a> Binder<'a, '_> {
     }
 
     fn step(&mut self, chain: &Chain, step: &ResolvedStep<'_>, kind: Kind) -> Option<BoundStep> {
-        let (module, params) = self.module_and_params(step.step, kind)?;
+        let awaited: Vec<_> = chain.while_up.iter().collect();
+        let (module, params) = self.module_and_params(step.step, kind, &awaited)?;
         let (name, hooks) = (&self.modules[module].name, &self.modules[module].hooks);
         for hook in chain.hooks.iter().filter(|hook| !hooks.contains(hook)) {
             let hooks: Vec<&str> = hooks.iter().map(|hook: &Hook| hook.name()).collect();
@@ -158,8 +162,14 @@ impl<'a> Binder<'a, '_> {
         }
     }
 
-    /// The module of a step, and its parameters if there is nothing wrong with them.
-    fn module_and_params(&mut self, step: &Step, kind: Kind) -> Option<(usize, Option<Encoded>)> {
+    /// The module of a step, and its parameters if there is nothing wrong with them. The interfaces
+    /// that the chain waits for (`while_up`) may be absent.
+    fn module_and_params(
+        &mut self,
+        step: &Step,
+        kind: Kind,
+        awaited: &[&InterfacePattern],
+    ) -> Option<(usize, Option<Encoded>)> {
         let name = &step.module;
         let of_kind = |module: &Module, kind: Kind| module.kind == kind && module.is_named(name);
         let Some(index) = self.modules.iter().position(|module| of_kind(module, kind)) else {
@@ -192,7 +202,10 @@ impl<'a> Binder<'a, '_> {
         let encoded = params::encode(
             &self.modules[index],
             &step.params,
-            self.interfaces,
+            &Awaiting {
+                interfaces: self.interfaces,
+                awaited,
+            },
             &self.policy.tables,
         );
         match encoded {
@@ -202,6 +215,38 @@ impl<'a> Binder<'a, '_> {
                 Some((index, None))
             }
         }
+    }
+}
+
+/// The interfaces of a chain that waits for some of them.
+struct Awaiting<'a> {
+    interfaces: &'a dyn InterfaceResolver,
+    awaited: &'a [&'a InterfacePattern],
+}
+
+impl InterfaceResolver for Awaiting<'_> {
+    /// 0, which no interface has, where one is awaited that is not there: so long the chain is not
+    /// loaded.
+    fn index(&self, name: &str) -> Option<u32> {
+        let is_awaited = || self.awaited.iter().any(|pattern| pattern.matches(name));
+        let found = self.interfaces.index(name);
+        found.or_else(|| is_awaited().then_some(0))
+    }
+
+    fn name(&self, index: u32) -> Option<String> {
+        self.interfaces.name(index)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.interfaces.names()
+    }
+
+    fn cgroup(&self, path: &str) -> Result<Cgroup, String> {
+        self.interfaces.cgroup(path)
+    }
+
+    fn cgroup_path(&self, id: u64) -> Option<String> {
+        self.interfaces.cgroup_path(id)
     }
 }
 

@@ -128,6 +128,7 @@ fn chain(needed: &Needed, selector: &str, actor: &str, at: &Place) -> Chain {
         interfaces: needed.interfaces.clone(),
         priority: Spanned::new(i32::MIN, at.clone()),
         enabled: true,
+        while_up: Vec::new(),
         zone: needed.zone,
         on_error: OnError::Pass,
         xdp: XdpOptions::default(),

@@ -129,6 +129,13 @@ pub fn canonical_chain(chain: &Chain) -> Value {
     let priority = chain.priority.value;
     put_unless(&mut object, "priority", &priority, &0, priority);
     put_unless(&mut object, "enabled", &chain.enabled, &true, chain.enabled);
+    put_unless(
+        &mut object,
+        "while_up",
+        &chain.while_up,
+        &Vec::new(),
+        interfaces(&chain.while_up),
+    );
     put_unless(&mut object, "zone", &chain.zone, &0, chain.zone);
     put_unless(
         &mut object,

@@ -233,6 +233,8 @@ pub struct Chain {
     pub priority: Spanned<i32>,
     /// `enabled`: true if not given.
     pub enabled: bool,
+    /// `while_up`: in force only while, for each of these, an interface is up; none if not given.
+    pub while_up: Vec<InterfacePattern>,
     /// `zone`: keeps overlapping tenants apart; 0 if not given.
     pub zone: u32,
     /// `on_error`: pass if not given.

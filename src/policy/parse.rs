@@ -77,13 +77,14 @@ pub(crate) const FIELDS: [&str; 9] = [
 pub(crate) const TABLE_FIELDS: [&str; 7] = [
     "comment", "type", "value", "size", "timeout", "default", "elements",
 ];
-pub(crate) const CHAIN_FIELDS: [&str; 12] = [
+pub(crate) const CHAIN_FIELDS: [&str; 13] = [
     "name",
     "comment",
     "hook",
     "interfaces",
     "priority",
     "enabled",
+    "while_up",
     "zone",
     "on_error",
     "xdp",
@@ -413,7 +414,7 @@ impl Parser {
         let mut priority = Spanned::new(0, json.at.clone());
         let (mut enabled, mut zone, mut on_error) = (true, 0, OnError::default());
         let (mut xdp, mut position) = (XdpOptions::default(), Position::default());
-        let (mut select, mut act) = (None, None);
+        let (mut select, mut act, mut while_up) = (None, None, None);
         for member in members {
             let json = &member.value;
             match &*member.key {
@@ -432,6 +433,7 @@ impl Parser {
                     }
                 }
                 "enabled" => enabled = self.bool(json).unwrap_or_default(),
+                "while_up" => while_up = self.interfaces(json),
                 "zone" => zone = self.u32(json, 0).map_or(0, |zone| zone.value),
                 "on_error" => {
                     let words = [("pass", OnError::Pass), ("drop", OnError::Drop)];
@@ -466,6 +468,7 @@ impl Parser {
                 interfaces,
                 priority,
                 enabled,
+                while_up: while_up.unwrap_or_default(),
                 zone,
                 on_error,
                 xdp,

@@ -742,7 +742,7 @@ const EXAMPLE: &str = r#"{ "version": 1, "$schema": "s", "comment": "c", "limits
   "chains": [
     { "act": [ { "use": "watch" }, { "set_recv_win": { "bytes": "64KiB", "ratio": 0.1 } } ],
       "name": "cap-lte", "hook": "tc-ingress", "interfaces": ["wwan*", { "name": "eth0" }, { "name": "x", "optional": true }],
-      "priority": 10, "enabled": false, "zone": 3, "on_error": "drop", "position": { "before": 12 },
+      "priority": 10, "enabled": false, "while_up": ["wwan*", { "name": "x" }], "zone": 3, "on_error": "drop", "position": { "before": 12 },
       "select": { "all": [ { "mptcp": {} }, { "use": "lte" }, { "not": { "dport": { "in": ["22", "8000-8010"] } } }, { "any": [] } ] } },
     { "name": "b", "hook": ["xdp", "tc-egress"], "interfaces": ["e"], "priority": 0, "enabled": true, "zone": 0, "on_error": "pass",
       "xdp": { "mode": "native", "replace": true, "trust_checksums": true }, "position": { "before": "firewall" },
@@ -787,6 +787,7 @@ fn the_canonical_form() {
             "interfaces",
             "priority",
             "enabled",
+            "while_up",
             "zone",
             "on_error",
             "position",
@@ -1027,6 +1028,7 @@ fn chains() -> impl Strategy<Value = Plain> {
         prop::option::of(any::<String>().prop_map(Plain::from)),
         prop::option::of(any::<i32>().prop_map(Plain::from)),
         choice(json!([true, false])),
+        choice(json!([["eth0"], ["w*", { "name": "b" }]])),
         prop::option::of(any::<u32>().prop_map(Plain::from)),
         choice(json!(["pass", "drop"])),
         prop::option::of(prop_oneof![Just(json!({})), expressions()]),
@@ -1035,7 +1037,7 @@ fn chains() -> impl Strategy<Value = Plain> {
         ),
     );
     (place, rest).prop_map(|((hook, interfaces, xdp, position), rest)| {
-        let (comment, priority, enabled, zone, on_error, select, act) = rest;
+        let (comment, priority, enabled, while_up, zone, on_error, select, act) = rest;
         let at_xdp = hook.to_string().contains("xdp");
         let at_tc = hook.to_string().contains("tc");
         let mut chain = json!({ "hook": hook, "interfaces": ["lo"], "act": [{ "drop": {} }] });
@@ -1046,6 +1048,7 @@ fn chains() -> impl Strategy<Value = Plain> {
             ("comment", comment),
             ("priority", priority),
             ("enabled", enabled),
+            ("while_up", while_up),
             ("zone", zone),
             ("on_error", on_error),
             ("select", select),

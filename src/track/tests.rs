@@ -33,6 +33,7 @@ fn interfaces() -> Interfaces {
         name: "eth0".to_owned(),
         altnames: Vec::new(),
         mtu: 1500,
+        up: true,
         kind: None,
         raw_ip: false,
         xdp_program: None,
