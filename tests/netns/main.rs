@@ -26,6 +26,7 @@ mod mptcp;
 mod others;
 mod outside;
 mod paced;
+mod paths;
 mod police;
 mod raw;
 mod reader;
