@@ -4,6 +4,7 @@
 #define __EMPTCP_STASH_H__
 
 #include <emptcp/clock.h>
+#include <emptcp/copy.h>
 #include <emptcp/edit.h>
 #include <emptcp/module.h>
 #include <emptcp/types.h>
@@ -53,12 +54,8 @@ struct emptcp_stash_list {
 	/** Address ids of announcements that were suppressed and not restored, one in each byte,
 	 * the latest one lowest; 0: no more. Of more than eight the oldest are forgotten. */
 	__u64 ids;
-	/** When a copy was sent that will be the carrier of the latest one (carrier.h), ns of
-	 * CLOCK_BOOTTIME; 0: none. */
-	__u64 copied;
-	/** Sequence number and payload of that copy. */
-	__u32 seq;
-	__u32 payload;
+	/** The copy that will carry the latest one. */
+	struct emptcp_copy copy;
 };
 
 /** By subflow, so that most packets ask once only. */

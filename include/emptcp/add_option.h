@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * One option in whatever packet of a direction can carry it first: an ACK with room, one that gives
+ * up its SACK blocks or its DSS (replace.h), or a copy of a packet with payload (carrier.h); tc
+ * only. For modules with the flag EMPTCP_TRACKED:
+ *
+ *	struct emptcp_adding add;
+ *
+ *	if (!emptcp_add_begin(ctx, pkt, &add))
+ *		return EMPTCP_SKIP;
+ *	… whether it is to be added, and the map's entry with the copy that is under way …
+ *	if (!emptcp_add_is_turn(&add, copy))
+ *		return EMPTCP_SKIP;
+ *	ret = emptcp_add_look(ctx, &add, len);
+ *	if (ret != EMPTCP_NEXT)
+ *		return ret;
+ *	if (add.payload && !add.is_copy)
+ *		return emptcp_add_send_copy(ctx, &add, copy);
+ *	… write the option into emptcp_adding_option(), claim …
+ *	return emptcp_add_put(ctx, &add, emptcp_add_next(&add, way), way);
+ *
+ * Only the packet that carries the option pays for what comes behind emptcp_add_look().
+ */
+#ifndef __EMPTCP_ADD_OPTION_H__
+#define __EMPTCP_ADD_OPTION_H__
+
+#include <emptcp/carrier.h>
+#include <emptcp/clock.h>
+#include <emptcp/copy.h>
+#include <emptcp/tracked.h>
+
+/** An option, and NOPs behind it. May hold a HMAC: no type of the vocabulary. */
+union emptcp_option {
+	__u8 at[EMPTCP_GROW_MAX];
+	__be16 halves[EMPTCP_GROW_MAX / 2];
+	__u32 words[EMPTCP_GROW_MAX / 4];
+};
+
+/** The option that is about to be added. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, union emptcp_option);
+	__uint(max_entries, 1);
+} adding SEC(".maps");
+
+/** The place of the option on this CPU; NULL, which cannot be, where there is none. */
+static __always_inline union emptcp_option *emptcp_adding_option(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&adding, &zero);
+}
+
+/** What is known of the packet. */
+struct emptcp_adding {
+	/** CLOCK_BOOTTIME. */
+	__u64 now;
+	/** Where its headers are, as in EMPTCP_WORD_HEADERS. */
+	__u32 headers;
+	__u32 seq;
+	/** Bytes, segments. */
+	__u32 payload;
+	__u32 segments;
+	/** It is the copy that is under way. */
+	int is_copy;
+	/** Of emptcp_add_look(): bytes of the option with NOPs; there is no room for them; which
+	 * options there are, as emptcp_may_grow() leaves them in a scan. */
+	__u32 bytes;
+	int is_full;
+	__u32 others;
+};
+
+/* The packet; 0, or -1. */
+static __always_inline int emptcp_add_at(struct emptcp_ctx *ctx, __u32 headers,
+					 struct emptcp_pkt *pkt)
+{
+	asm volatile("" : "+r"(ctx));
+	emptcp_place(pkt, ctx_data(ctx), headers >> 16 & 63, headers & EMPTCP_OFF_MASK,
+		     headers >> 24);
+	if ((void *)(pkt->tcp + 1) > ctx_data_end(ctx) ||
+	    (void *)(pkt->ip6 + 1) > ctx_data_end(ctx))
+		return -1;
+	pkt->tcp_len = pkt->tcp->doff * 4;
+	return 0;
+}
+
+/*
+ * What walks through options or writes is a function that the verifier looks at once. It gets
+ * where the headers are, and finds the option in the map.
+ */
+
+/**
+ * Whether the packet may carry so many bytes more, or a copy of it become a carrier: others of the
+ * scan, and from bit 20 on what emptcp_may_grow() says: 0 EMPTCP_NEXT, 1 EMPTCP_SKIP, else 1 and
+ * the reason.
+ */
+__noinline int emptcp_add_may_grow(struct emptcp_ctx *ctx, __u32 headers, __u32 bytes)
+{
+	struct emptcp_pkt pkt = {};
+	struct emptcp_scan scan;
+	int ret;
+
+	if (emptcp_add_at(ctx, headers, &pkt))
+		return (EMPTCP_REASON_TRUNCATED + 1) << 20;
+	ret = emptcp_may_grow(ctx, &pkt, bytes, &scan);
+	if (ret < 0)
+		ret = 1 - ret;
+	return (scan.others & 0xfffff) | ret << 20;
+}
+
+/** emptcp_may_copy(). */
+__noinline int emptcp_add_may_copy(struct emptcp_ctx *ctx, __u32 headers)
+{
+	struct emptcp_pkt pkt = {};
+
+	if (emptcp_add_at(ctx, headers, &pkt))
+		return -EMPTCP_REASON_TRUNCATED;
+	return emptcp_may_copy(ctx, &pkt);
+}
+
+/** Puts the option into an ACK that has room for so many bytes more. */
+__noinline int emptcp_add_grow(struct emptcp_ctx *ctx, __u32 headers, __u32 bytes)
+{
+	union emptcp_option *found = emptcp_adding_option(), option;
+	struct emptcp_pkt pkt = {};
+
+	if (!found || emptcp_add_at(ctx, headers, &pkt))
+		return -EMPTCP_REASON_TRUNCATED;
+	option = *found;
+	return emptcp_grow(ctx, &pkt, option.at, bytes);
+}
+
+/** Puts an ADD_ADDR in the place of others; of the scan. */
+__noinline int emptcp_add_replace(struct emptcp_ctx *ctx, __u32 headers, __u32 bytes, __u32 others)
+{
+	union emptcp_option *found = emptcp_adding_option(), option;
+	struct emptcp_scan scan = {.others = others};
+	struct emptcp_pkt pkt = {};
+	struct emptcp_room room;
+	int ret;
+
+	if (!found || emptcp_add_at(ctx, headers, &pkt))
+		return -EMPTCP_REASON_TRUNCATED;
+	/* The option itself proves to the receiver that the subflow is established. */
+	ret = emptcp_may_replace(ctx, &pkt, bytes, 1, &scan, &room);
+	if (ret != EMPTCP_NEXT)
+		return ret;
+	option = *found;
+	return emptcp_replace(ctx, &pkt, option.at, bytes, &room);
+}
+
+/** Makes the copy the carrier. seq: as emptcp_carry() has it. */
+__noinline int emptcp_add_carry(struct emptcp_ctx *ctx, __u32 headers, __u32 seq)
+{
+	union emptcp_option *found = emptcp_adding_option(), option;
+	struct emptcp_pkt pkt = {};
+
+	if (!found || emptcp_add_at(ctx, headers, &pkt))
+		return -EMPTCP_REASON_TRUNCATED;
+	option = *found;
+	return emptcp_carry(ctx, &pkt, option.at, seq);
+}
+
+/** Whether the packet may be an ACK that carries an option, or a copy of it one that does, as far
+ * as its fixed headers say. Cheap; changes nothing. */
+static __always_inline int emptcp_add_begin(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					    struct emptcp_adding *add)
+{
+	const struct tcphdr *tcp = pkt->tcp;
+
+	if (!tcp->ack || tcp->syn || tcp->fin || tcp->rst || tcp->urg)
+		return 0;
+	add->headers = pkt->tcp_off | pkt->ip_off << 16 | (__u32)pkt->version << 24;
+	add->seq = bpf_ntohl(tcp->seq);
+	add->payload = emptcp_payload_len(ctx, pkt);
+	add->segments = ctx_segments(ctx);
+	/* As of an ACK: nothing stands behind it, which a carrier would lose. */
+	return add->payload ? ctx_len(ctx, 0) == pkt->tcp_off + pkt->tcp_len + add->payload
+			    : emptcp_can_carry(ctx, pkt);
+}
+
+/** Whether there is no copy under way (copy: NULL or an entry of a map), or the packet is that
+ * copy. Takes the time. */
+static __always_inline int emptcp_add_is_turn(struct emptcp_adding *add,
+					      const struct emptcp_copy *copy)
+{
+	add->now = emptcp_boot_now();
+	add->is_copy = copy && copy->at && (__s64)(add->now - copy->at) < EMPTCP_CARRIER_NS;
+	return !add->is_copy || (copy->seq == add->seq && copy->payload == add->payload);
+}
+
+/**
+ * Whether the options of the packet let it carry an ADD_ADDR of so many bytes, up to
+ * EMPTCP_GROW_MAX. Changes nothing. Returns EMPTCP_NEXT; EMPTCP_SKIP: not this packet, perhaps the
+ * next one; or minus a reason.
+ */
+static __always_inline int emptcp_add_look(struct emptcp_ctx *ctx, struct emptcp_adding *add,
+					   __u32 len)
+{
+	int ret;
+
+	add->bytes = emptcp_grow_bytes(len);
+	ret = emptcp_add_may_grow(ctx, add->headers, add->bytes);
+	add->others = ret & 0xfffff;
+	ret >>= 20;
+	add->is_full = ret;
+	/* Of two in one packet the kernel takes the last one. */
+	if (ret == EMPTCP_SKIP || add->others & 1 << MPTCP_ADD_ADDR)
+		return EMPTCP_SKIP;
+	if (ret && ret - 1 != EMPTCP_REASON_NO_ROOM)
+		return 1 - ret;
+	if (!add->payload)
+		return EMPTCP_NEXT;
+	/* What is taken for the copy may be a segment that was sent again, and damaged. */
+	ret = emptcp_add_may_copy(ctx, add->headers);
+	return ret > 0 ? EMPTCP_SKIP : ret;
+}
+
+/** Sends a copy of the packet, which goes on as it is. copy: entry of a map. Returns EMPTCP_SKIP,
+ * or minus EMPTCP_REASON_CLONE. */
+static __always_inline int emptcp_add_send_copy(struct emptcp_ctx *ctx,
+						const struct emptcp_adding *add,
+						struct emptcp_copy *copy)
+{
+	copy->seq = add->seq;
+	copy->payload = add->payload;
+	/* At egress it comes by before this returns. */
+	copy->at = add->now;
+	if (ctx_send_copy(ctx, emptcp_number(EMPTCP_NUMBER_HOOK)) >= 0)
+		return EMPTCP_SKIP;
+	copy->at = 0;
+	return -EMPTCP_REASON_CLONE;
+}
+
+/* Takes back what the tracker has counted of a copy that becomes a carrier. */
+static __always_inline void emptcp_add_uncount(struct emptcp_ctx *ctx, struct emptcp_track_way *way,
+					       const struct emptcp_adding *add)
+{
+	if (way->ifindex != ctx_ifindex(ctx) || way->hook != emptcp_number(EMPTCP_NUMBER_HOOK) + 1)
+		return;
+	__sync_fetch_and_add(&way->bytes, -(__u64)add->payload);
+	__sync_fetch_and_add(&way->retransmitted, -(__u64)add->payload);
+	__sync_fetch_and_add(&way->packets, 1 - (__u64)add->segments);
+}
+
+/**
+ * Sequence number for a carrier. way: what the tracker knows of this direction; NULL: nothing.
+ * Before anything is written: it may be gone afterwards.
+ */
+static __always_inline __u32 emptcp_add_next(const struct emptcp_adding *add,
+					     const struct emptcp_track_way *way)
+{
+	/* What came behind the packet while the copy was on its way is in the window. */
+	return way ? way->sequence.end : add->seq + add->payload;
+}
+
+/**
+ * Adds what lies in emptcp_adding_option() to a packet for which emptcp_add_look() has said
+ * EMPTCP_NEXT, or makes it the carrier. next: of emptcp_add_next(). The pointers of pkt are void
+ * after it. Returns EMPTCP_NEXT, EMPTCP_SKIP or minus a reason; then the packet is as it was.
+ */
+static __always_inline int emptcp_add_put(struct emptcp_ctx *ctx, const struct emptcp_adding *add,
+					  __u32 next, struct emptcp_track_way *way)
+{
+	int ret;
+
+	if (add->payload)
+		ret = emptcp_add_carry(ctx, add->headers, next);
+	else if (add->is_full)
+		ret = emptcp_add_replace(ctx, add->headers, add->bytes, add->others);
+	else
+		ret = emptcp_add_grow(ctx, add->headers, add->bytes);
+	if (ret)
+		return ret < 0 ? ret : EMPTCP_SKIP;
+	if (add->payload && way)
+		emptcp_add_uncount(ctx, way, add);
+	return EMPTCP_NEXT;
+}
+
+#endif /* __EMPTCP_ADD_OPTION_H__ */
