@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod announced;
 mod answers;
 mod capture;
 mod cgroups;

@@ -24,7 +24,7 @@ use super::rig::wait_for;
 
 /// Of the first connection; each has its own, as those of the one before may not be free yet.
 const PORT: u16 = 5001;
-const LIMIT: Duration = Duration::from_secs(15);
+pub(super) const LIMIT: Duration = Duration::from_secs(15);
 /// Bytes below which a connection gets no further subflow.
 const THRESHOLD: usize = 220 << 10;
 /// Bytes of a transfer.
@@ -43,7 +43,7 @@ fn policy(hook: &str) -> Value {
     policy["chains"].take()
 }
 
-fn fill(seed: usize, size: usize) -> Vec<u8> {
+pub(super) fn fill(seed: usize, size: usize) -> Vec<u8> {
     let mut state = seed as u64 + 1;
     let bytes = (0..size).map(|_| {
         state = state
@@ -54,13 +54,13 @@ fn fill(seed: usize, size: usize) -> Vec<u8> {
     bytes.collect()
 }
 
-fn subflows(client: &Netns, port: u16) -> usize {
+pub(super) fn subflows(client: &Netns, port: u16) -> usize {
     let sockets = client.sh(&format!("ss -Htn state established dport = :{port}"));
     sockets.lines().count()
 }
 
 /// Sends bytes one way, and compares what arrives.
-fn send(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
+pub(super) fn send(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
     let mut got = vec![0; bytes.len()];
     std::thread::scope(|scope| {
         scope.spawn(|| from.write_all(bytes).unwrap());
@@ -70,7 +70,7 @@ fn send(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
 }
 
 /// What nothing of this may cause.
-fn errors(ends: [&Netns; 2]) -> Vec<u64> {
+pub(super) fn errors(ends: [&Netns; 2]) -> Vec<u64> {
     let names = [
         "TcpInCsumErrors",
         "TcpInErrs",
