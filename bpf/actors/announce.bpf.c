@@ -34,20 +34,6 @@ struct {
 	__uint(max_entries, 65536);
 } announcements SEC(".maps") EMPTCP_KEPT;
 
-struct announce_copy_key {
-	struct emptcp_subflow subflow;
-	/* Each step waits for its own. */
-	emptcp_step_id step;
-};
-
-/* Copies that are under way. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__type(key, struct announce_copy_key);
-	__type(value, struct emptcp_copy);
-	__uint(max_entries, 4096);
-} announce_copies SEC(".maps") EMPTCP_KEPT;
-
 /** HMAC-SHA256 of the message in the scratch of the CPU, which leaves it there. In a function that
  * the verifier looks at once. Returns 0. */
 __noinline int announce_sign(__u64 first, __u64 second, __u32 len)
@@ -127,38 +113,16 @@ static __always_inline void announce_hmac(const struct announce_params *p,
 	}
 }
 
-/* The copy that this step has sent of a packet in this direction; NULL: none. */
-static __always_inline struct emptcp_copy *announce_copy(const struct emptcp_pkt *pkt,
-							 struct announce_copy_key *key)
-{
-	emptcp_subflow_of(pkt, &key->subflow);
-	key->step = pkt->links->step;
-	return bpf_map_lookup_elem(&announce_copies, key);
-}
-
-/* Sends one. Returns as emptcp_add_send_copy(). */
-static __always_inline int announce_send_copy(struct emptcp_ctx *ctx,
-					      const struct emptcp_adding *add,
-					      const struct announce_copy_key *key)
-{
-	struct emptcp_copy none = {}, *copy;
-
-	bpf_map_update_elem(&announce_copies, key, &none, BPF_ANY);
-	copy = bpf_map_lookup_elem(&announce_copies, key);
-	return copy ? emptcp_add_send_copy(ctx, add, copy) : -EMPTCP_REASON_MAP_FULL;
-}
-
 static __always_inline int announce_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					const struct announce_params *p)
 {
 	union emptcp_option *option = emptcp_adding_option();
 	const struct emptcp_track_secrets *keys = NULL;
-	struct announce_copy_key copy_key = {};
 	const struct emptcp_track_conn *conn;
 	struct emptcp_track_subflow *sub;
 	struct emptcp_track_way *way;
 	struct announce_key key = {};
-	struct emptcp_adding add;
+	struct emptcp_adding add = {};
 	const emptcp_time *done;
 	__u32 how, len, next, version;
 	int from, ret;
@@ -168,15 +132,9 @@ static __always_inline int announce_act(struct emptcp_ctx *ctx, const struct emp
 	/* From a table it may be anything. */
 	if (!p->addr_id)
 		return -EMPTCP_REASON_NO_VALUE;
-	sub = emptcp_tracked(pkt, &from);
-	asm volatile("" : "+r"(sub));
-	conn = sub ? emptcp_tracked_conn(sub) : NULL;
-	asm volatile("" : "+r"(conn));
-	if (!sub || !conn || sub->client >= EMPTCP_DIRECTIONS) {
-		/* Of plain TCP, and of a handshake, there is nothing to tell. */
-		ret = emptcp_add_may_grow(ctx, add.headers, 4) >> 20;
-		return ret == EMPTCP_SKIP ? EMPTCP_SKIP : -EMPTCP_REASON_UNTRACKED;
-	}
+	conn = emptcp_add_connection(ctx, pkt, &add, &sub, &from, &ret);
+	if (!conn)
+		return ret;
 	version = conn->version;
 	key.conn = sub->conn;
 	key.address = p->address;
@@ -194,16 +152,16 @@ static __always_inline int announce_act(struct emptcp_ctx *ctx, const struct emp
 		if (!keys)
 			return -EMPTCP_REASON_NO_KEYS;
 	}
-	if (!emptcp_add_is_turn(&add, announce_copy(pkt, &copy_key)))
+	if (!emptcp_add_is_turn(pkt, &add))
 		return EMPTCP_SKIP;
 	len = announce_base(p) + (version ? TCPOLEN_MPTCP_ADD_ADDR_HMAC : 0);
 	if (len > EMPTCP_GROW_MAX)
 		return -EMPTCP_REASON_NO_ROOM;
-	ret = emptcp_add_look(ctx, &add, len);
+	ret = emptcp_add_look(ctx, &add, MPTCP_ADD_ADDR, len);
 	if (ret != EMPTCP_NEXT)
 		return ret;
-	if (add.payload && !add.is_copy)
-		return announce_send_copy(ctx, &add, &copy_key);
+	if (emptcp_add_wants_copy(&add))
+		return emptcp_add_send_copy(ctx, &add);
 
 	ret = emptcp_claim(&announcements, &key, &add.now, how);
 	if (ret != EMPTCP_NEXT)
@@ -216,8 +174,6 @@ static __always_inline int announce_act(struct emptcp_ctx *ctx, const struct emp
 	ret = emptcp_add_put(ctx, &add, next, way);
 	if (ret != EMPTCP_NEXT)
 		bpf_map_delete_elem(&announcements, &key);
-	if (add.is_copy)
-		bpf_map_delete_elem(&announce_copies, &copy_key);
 	return ret;
 }
 

@@ -81,7 +81,7 @@ static __always_inline int restore_addr_act(struct emptcp_ctx *ctx, const struct
 	struct emptcp_stash_list *list;
 	struct emptcp_track_way *way;
 	__u32 how = BPF_NOEXIST, len, next;
-	struct emptcp_adding add;
+	struct emptcp_adding add = {};
 	__u64 since = 0;
 	int ret;
 
@@ -89,7 +89,7 @@ static __always_inline int restore_addr_act(struct emptcp_ctx *ctx, const struct
 		return EMPTCP_SKIP;
 	emptcp_subflow_of(pkt, &key.announcement.subflow);
 	list = bpf_map_lookup_elem(&stash_lists, &key.announcement.subflow);
-	if (!list || !list->ids || !emptcp_add_is_turn(&add, &list->copy))
+	if (!list || !list->ids || !emptcp_add_is_turn(pkt, &add))
 		return EMPTCP_SKIP;
 	way = restore_addr_way(pkt, &since);
 	next = emptcp_add_next(&add, way);
@@ -100,16 +100,15 @@ static __always_inline int restore_addr_act(struct emptcp_ctx *ctx, const struct
 		list->ids >>= 8;
 		return EMPTCP_SKIP;
 	}
-	ret = emptcp_add_look(ctx, &add, len);
+	ret = emptcp_add_look(ctx, &add, MPTCP_ADD_ADDR, len);
 	if (ret != EMPTCP_NEXT)
 		return ret;
-	if (add.payload && !add.is_copy)
-		return emptcp_add_send_copy(ctx, &add, &list->copy);
+	if (emptcp_add_wants_copy(&add))
+		return emptcp_add_send_copy(ctx, &add);
 
 	ret = emptcp_claim(&restored, &key, &add.now, how);
 	if (ret != EMPTCP_NEXT)
 		return ret;
-	list->copy.at = 0;
 	ret = emptcp_add_put(ctx, &add, next, way);
 	if (ret != EMPTCP_NEXT) {
 		bpf_map_delete_elem(&restored, &key);

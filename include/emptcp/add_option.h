@@ -8,14 +8,14 @@
  *
  *	if (!emptcp_add_begin(ctx, pkt, &add))
  *		return EMPTCP_SKIP;
- *	… whether it is to be added, and the map's entry with the copy that is under way …
- *	if (!emptcp_add_is_turn(&add, copy))
+ *	… whether it is to be added …
+ *	if (!emptcp_add_is_turn(pkt, &add))
  *		return EMPTCP_SKIP;
- *	ret = emptcp_add_look(ctx, &add, len);
+ *	ret = emptcp_add_look(ctx, &add, subtype, len);
  *	if (ret != EMPTCP_NEXT)
  *		return ret;
- *	if (add.payload && !add.is_copy)
- *		return emptcp_add_send_copy(ctx, &add, copy);
+ *	if (emptcp_add_wants_copy(&add))
+ *		return emptcp_add_send_copy(ctx, &add);
  *	… write the option into emptcp_adding_option(), claim …
  *	return emptcp_add_put(ctx, &add, emptcp_add_next(&add, way), way);
  *
@@ -26,7 +26,6 @@
 
 #include <emptcp/carrier.h>
 #include <emptcp/clock.h>
-#include <emptcp/copy.h>
 #include <emptcp/tracked.h>
 
 /** An option, and NOPs behind it. May hold a HMAC: no type of the vocabulary. */
@@ -52,8 +51,33 @@ static __always_inline union emptcp_option *emptcp_adding_option(void)
 	return bpf_map_lookup_elem(&adding, &zero);
 }
 
+/** A copy that was sent and will be the carrier when it comes by. */
+struct emptcp_copy {
+	/** When: CLOCK_BOOTTIME. */
+	emptcp_time at;
+	/** By these it is known: sequence number and bytes of payload. */
+	__u32 seq;
+	__u32 payload;
+};
+
+struct emptcp_copy_key {
+	struct emptcp_subflow subflow;
+	/** Each step waits for its own. */
+	emptcp_step_id step;
+};
+
+/** Copies that are under way. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct emptcp_copy_key);
+	__type(value, struct emptcp_copy);
+	__uint(max_entries, 4096);
+} copies SEC(".maps") EMPTCP_KEPT;
+
 /** What is known of the packet. */
 struct emptcp_adding {
+	/** Of its direction and the step. */
+	struct emptcp_copy_key copy;
 	/** CLOCK_BOOTTIME. */
 	__u64 now;
 	/** Where its headers are, as in EMPTCP_WORD_HEADERS. */
@@ -131,7 +155,7 @@ __noinline int emptcp_add_grow(struct emptcp_ctx *ctx, __u32 headers, __u32 byte
 	return emptcp_grow(ctx, &pkt, option.at, bytes);
 }
 
-/** Puts an ADD_ADDR in the place of others; of the scan. */
+/** Puts it in the place of others; of the scan. */
 __noinline int emptcp_add_replace(struct emptcp_ctx *ctx, __u32 headers, __u32 bytes, __u32 others)
 {
 	union emptcp_option *found = emptcp_adding_option(), option;
@@ -142,7 +166,8 @@ __noinline int emptcp_add_replace(struct emptcp_ctx *ctx, __u32 headers, __u32 b
 
 	if (!found || emptcp_add_at(ctx, headers, &pkt))
 		return -EMPTCP_REASON_TRUNCATED;
-	/* The option itself proves to the receiver that the subflow is established. */
+	/* One that is so long that the DSS must go is an ADD_ADDR: it proves to the receiver itself
+	 * that the subflow is established. */
 	ret = emptcp_may_replace(ctx, &pkt, bytes, 1, &scan, &room);
 	if (ret != EMPTCP_NEXT)
 		return ret;
@@ -160,6 +185,31 @@ __noinline int emptcp_add_carry(struct emptcp_ctx *ctx, __u32 headers, __u32 seq
 		return -EMPTCP_REASON_TRUNCATED;
 	option = *found;
 	return emptcp_carry(ctx, &pkt, option.at, seq);
+}
+
+/**
+ * What the tracker knows of the connection; NULL: nothing, then *ret is what the module returns.
+ * *sub and *from: as emptcp_tracked() has them. For a packet that emptcp_add_begin() took.
+ */
+static __always_inline const struct emptcp_track_conn *
+emptcp_add_connection(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+		      const struct emptcp_adding *add, struct emptcp_track_subflow **sub, int *from,
+		      int *ret)
+{
+	struct emptcp_track_subflow *found = emptcp_tracked(pkt, from);
+	const struct emptcp_track_conn *conn = NULL;
+
+	asm volatile("" : "+r"(found));
+	if (found && found->client < EMPTCP_DIRECTIONS)
+		conn = emptcp_tracked_conn(found);
+	asm volatile("" : "+r"(conn));
+	*sub = found;
+	if (found && conn)
+		return conn;
+	/* Of plain TCP, and of a handshake, there is nothing to tell. */
+	*ret = emptcp_add_may_grow(ctx, add->headers, 4) >> 20;
+	*ret = *ret == EMPTCP_SKIP ? EMPTCP_SKIP : -EMPTCP_REASON_UNTRACKED;
+	return NULL;
 }
 
 /** Whether the packet may be an ACK that carries an option, or a copy of it one that does, as far
@@ -180,23 +230,27 @@ static __always_inline int emptcp_add_begin(struct emptcp_ctx *ctx, const struct
 			    : emptcp_can_carry(ctx, pkt);
 }
 
-/** Whether there is no copy under way (copy: NULL or an entry of a map), or the packet is that
- * copy. Takes the time. */
-static __always_inline int emptcp_add_is_turn(struct emptcp_adding *add,
-					      const struct emptcp_copy *copy)
+/** Whether no copy is under way for this step, or the packet is that copy. Takes the time. */
+static __always_inline int emptcp_add_is_turn(const struct emptcp_pkt *pkt,
+					      struct emptcp_adding *add)
 {
+	const struct emptcp_copy *copy;
+
 	add->now = emptcp_boot_now();
-	add->is_copy = copy && copy->at && (__s64)(add->now - copy->at) < EMPTCP_CARRIER_NS;
+	emptcp_subflow_of(pkt, &add->copy.subflow);
+	add->copy.step = pkt->links->step;
+	copy = bpf_map_lookup_elem(&copies, &add->copy);
+	add->is_copy = copy && (__s64)(add->now - copy->at) < EMPTCP_CARRIER_NS;
 	return !add->is_copy || (copy->seq == add->seq && copy->payload == add->payload);
 }
 
 /**
- * Whether the options of the packet let it carry an ADD_ADDR of so many bytes, up to
- * EMPTCP_GROW_MAX. Changes nothing. Returns EMPTCP_NEXT; EMPTCP_SKIP: not this packet, perhaps the
- * next one; or minus a reason.
+ * Whether the options of the packet let it carry one of this subtype (enum mptcp_subtype; a
+ * constant) and so many bytes, up to EMPTCP_GROW_MAX. Changes nothing. Returns EMPTCP_NEXT;
+ * EMPTCP_SKIP: not this packet, perhaps the next one; or minus a reason.
  */
 static __always_inline int emptcp_add_look(struct emptcp_ctx *ctx, struct emptcp_adding *add,
-					   __u32 len)
+					   __u32 subtype, __u32 len)
 {
 	int ret;
 
@@ -206,7 +260,7 @@ static __always_inline int emptcp_add_look(struct emptcp_ctx *ctx, struct emptcp
 	ret >>= 20;
 	add->is_full = ret;
 	/* Of two in one packet the kernel takes the last one. */
-	if (ret == EMPTCP_SKIP || add->others & 1 << MPTCP_ADD_ADDR)
+	if (ret == EMPTCP_SKIP || add->others & 1 << subtype)
 		return EMPTCP_SKIP;
 	if (ret && ret - 1 != EMPTCP_REASON_NO_ROOM)
 		return 1 - ret;
@@ -217,19 +271,29 @@ static __always_inline int emptcp_add_look(struct emptcp_ctx *ctx, struct emptcp
 	return ret > 0 ? EMPTCP_SKIP : ret;
 }
 
-/** Sends a copy of the packet, which goes on as it is. copy: entry of a map. Returns EMPTCP_SKIP,
- * or minus EMPTCP_REASON_CLONE. */
-static __always_inline int emptcp_add_send_copy(struct emptcp_ctx *ctx,
-						const struct emptcp_adding *add,
-						struct emptcp_copy *copy)
+/** Whether the packet is one of which a copy is to carry the option. */
+static __always_inline int emptcp_add_wants_copy(const struct emptcp_adding *add)
 {
-	copy->seq = add->seq;
-	copy->payload = add->payload;
-	/* At egress it comes by before this returns. */
-	copy->at = add->now;
+	return add->payload && !add->is_copy;
+}
+
+/** Sends that copy; the packet goes on as it is. Returns EMPTCP_SKIP, or minus
+ * EMPTCP_REASON_CLONE or _MAP_FULL. */
+static __always_inline int emptcp_add_send_copy(struct emptcp_ctx *ctx,
+						const struct emptcp_adding *add)
+{
+	struct emptcp_copy copy = {
+		.at = add->now,
+		.seq = add->seq,
+		.payload = add->payload,
+	};
+
+	/* Before: at egress the copy comes by before it is sent. */
+	if (bpf_map_update_elem(&copies, &add->copy, &copy, BPF_ANY))
+		return -EMPTCP_REASON_MAP_FULL;
 	if (ctx_send_copy(ctx, emptcp_number(EMPTCP_NUMBER_HOOK)) >= 0)
 		return EMPTCP_SKIP;
-	copy->at = 0;
+	bpf_map_delete_elem(&copies, &add->copy);
 	return -EMPTCP_REASON_CLONE;
 }
 
@@ -265,6 +329,8 @@ static __always_inline int emptcp_add_put(struct emptcp_ctx *ctx, const struct e
 {
 	int ret;
 
+	if (add->is_copy)
+		bpf_map_delete_elem(&copies, &add->copy);
 	if (add->payload)
 		ret = emptcp_add_carry(ctx, add->headers, next);
 	else if (add->is_full)

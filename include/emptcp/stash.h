@@ -4,7 +4,6 @@
 #define __EMPTCP_STASH_H__
 
 #include <emptcp/clock.h>
-#include <emptcp/copy.h>
 #include <emptcp/edit.h>
 #include <emptcp/module.h>
 #include <emptcp/types.h>
@@ -54,8 +53,6 @@ struct emptcp_stash_list {
 	/** Address ids of announcements that were suppressed and not restored, one in each byte,
 	 * the latest one lowest; 0: no more. Of more than eight the oldest are forgotten. */
 	__u64 ids;
-	/** The copy that will carry the latest one. */
-	struct emptcp_copy copy;
 };
 
 /** By subflow, so that most packets ask once only. */
