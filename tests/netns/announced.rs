@@ -34,13 +34,13 @@ const SIZE: usize = 512 << 10;
 const EACH: usize = 4;
 
 /// The policy is at `near`: the client where it is about what arrives, else the server.
-struct Ends {
-    rig: Rig,
-    hook: &'static str,
+pub(super) struct Ends {
+    pub(super) rig: Rig,
+    pub(super) hook: &'static str,
 }
 
 impl Ends {
-    fn new(hook: &'static str) -> Self {
+    pub(super) fn new(hook: &'static str) -> Self {
         let ends = Self {
             rig: Rig::new(2, Tc::Tcx),
             hook,
@@ -52,14 +52,14 @@ impl Ends {
         ends
     }
 
-    fn server(&self) -> &Netns {
+    pub(super) fn server(&self) -> &Netns {
         match self.hook {
             "tc-ingress" => &self.rig.far,
             _ => &self.rig.near,
         }
     }
 
-    fn client(&self) -> &Netns {
+    pub(super) fn client(&self) -> &Netns {
         match self.hook {
             "tc-ingress" => &self.rig.near,
             _ => &self.rig.far,
@@ -67,7 +67,7 @@ impl Ends {
     }
 
     /// Address of the server on a link.
-    fn address(&self, v6: bool, link: usize) -> IpAddr {
+    pub(super) fn address(&self, v6: bool, link: usize) -> IpAddr {
         let host = if self.hook == "tc-ingress" { 1 } else { 2 };
         let text = match v6 {
             true => format!("fd77:{link}::{host}"),
@@ -76,7 +76,7 @@ impl Ends {
         text.parse().unwrap()
     }
 
-    fn offload(&self, state: &str) {
+    pub(super) fn offload(&self, state: &str) {
         for netns in [self.server(), self.client()] {
             netns.sh(&format!(
                 "ethtool -K p0 tx {state}; ethtool -K p1 tx {state}"
@@ -91,7 +91,7 @@ impl Ends {
         self.rig.apply(&chain).ok();
     }
 
-    fn listen(&self, v6: bool, port: u16) -> TcpListener {
+    pub(super) fn listen(&self, v6: bool, port: u16) -> TcpListener {
         let any: IpAddr = match v6 {
             true => std::net::Ipv6Addr::UNSPECIFIED.into(),
             false => std::net::Ipv4Addr::UNSPECIFIED.into(),
@@ -100,7 +100,12 @@ impl Ends {
     }
 
     /// Client and server of a connection.
-    fn connect(&self, v6: bool, port: u16, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    pub(super) fn connect(
+        &self,
+        v6: bool,
+        port: u16,
+        listener: &TcpListener,
+    ) -> (TcpStream, TcpStream) {
         let to = SocketAddr::new(self.address(v6, 0), port);
         let client = (self.client()).within(|| TcpStream::from(raw::mptcp_connect(to)));
         let (server, _) = listener.accept().unwrap();
@@ -134,7 +139,7 @@ impl Ends {
 
 /// How a connection begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum First {
+pub(super) enum First {
     /// The client sends: the server acknowledges, in packets that have room.
     Client,
     /// The server sends, and nothing but data.
@@ -268,4 +273,34 @@ fn root_announced_without_keys() {
     assert_eq!(ends.since(before), [0, 0, 0]);
     let reasons = ends.rig.status()["reasons"].clone();
     assert!(reasons.to_string().contains("no_keys"), "{reasons}");
+}
+
+/// Linux joins both addresses of an id that the stack uses itself, too, and knows the subflows by
+/// what their SYN/ACKs say: when the stack withdraws its own, the other one stays.
+#[test]
+fn root_announced_under_an_id_that_is_taken() {
+    let ends = Ends::new("tc-egress");
+    let second = ends.address(false, 1);
+    let third = "10.77.1.102";
+    ends.server().sh(&format!(
+        "ip addr add {third}/24 dev p1 && ip mptcp endpoint add {second} id 9 signal"
+    ));
+    ends.apply(&json!([{ "announce": { "address": third, "addr_id": 9 } }]));
+    let listener = ends.listen(false, PORT);
+    let before = ends.counts();
+    let (client, server) = ends.connect(false, PORT, &listener);
+    let bytes = fill(1, SIZE);
+    let both = || {
+        send(&client, &server, &bytes);
+        send(&server, &client, &bytes);
+        subflows(ends.client(), PORT)
+    };
+    wait_for("three subflows", LIMIT, || both() == 3);
+    assert_eq!(ends.since(before), [1, 2, 2]);
+    ends.server().sh("ip mptcp endpoint del id 9");
+    wait_for("two subflows", LIMIT, || both() == 2);
+    let left = (ends.client()).sh(&format!("ss -Htn state established dport = :{PORT}"));
+    assert!(left.contains(third), "{left}");
+    both();
+    assert_eq!(ends.since(before), [1, 2, 2]);
 }

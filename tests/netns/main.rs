@@ -47,3 +47,4 @@ mod tenant;
 mod traffic;
 mod uplinks;
 mod views;
+mod withdrawn;
