@@ -116,18 +116,17 @@ static __always_inline void announce_hmac(const struct announce_params *p,
 static __always_inline int announce_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					const struct announce_params *p)
 {
-	union emptcp_option *option = emptcp_adding_option();
 	const struct emptcp_track_secrets *keys = NULL;
 	const struct emptcp_track_conn *conn;
 	struct emptcp_track_subflow *sub;
 	struct emptcp_track_way *way;
 	struct announce_key key = {};
-	struct emptcp_adding add = {};
+	struct emptcp_adding add;
 	const emptcp_time *done;
 	__u32 how, len, next, version;
 	int from, ret;
 
-	if (!option || !emptcp_add_begin(ctx, pkt, &add))
+	if (!emptcp_add_begin(ctx, pkt, &add))
 		return EMPTCP_SKIP;
 	/* From a table it may be anything. */
 	if (!p->addr_id)
@@ -166,9 +165,9 @@ static __always_inline int announce_act(struct emptcp_ctx *ctx, const struct emp
 	ret = emptcp_claim(&announcements, &key, &add.now, how);
 	if (ret != EMPTCP_NEXT)
 		return ret;
-	announce_write(p, version, option);
+	announce_write(p, version, &add.place->option);
 	if (keys)
-		announce_hmac(p, keys, key.by_server, option);
+		announce_hmac(p, keys, key.by_server, &add.place->option);
 	way = &sub->way[from & 1];
 	next = emptcp_add_next(&add, way);
 	ret = emptcp_add_put(ctx, &add, next, way);

@@ -67,18 +67,18 @@ static __always_inline int remove_addr_pauses(const struct emptcp_track_key *con
 static __always_inline int remove_addr_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					   const struct remove_addr_params *p)
 {
-	union emptcp_option *option = emptcp_adding_option();
+	union emptcp_option *option;
 	const struct emptcp_track_way *back;
 	const struct emptcp_track_conn *conn;
 	struct emptcp_track_subflow *sub;
 	struct remove_addr_key key = {};
-	struct emptcp_adding add = {};
+	struct emptcp_adding add;
 	struct emptcp_track_way *way;
 	const emptcp_time *done;
 	__u32 how, next;
 	int from, ret;
 
-	if (!option || !emptcp_add_begin(ctx, pkt, &add))
+	if (!emptcp_add_begin(ctx, pkt, &add))
 		return EMPTCP_SKIP;
 	conn = emptcp_add_connection(ctx, pkt, &add, &sub, &from, &ret);
 	if (!conn)
@@ -119,6 +119,7 @@ static __always_inline int remove_addr_act(struct emptcp_ctx *ctx, const struct 
 	if (ret != EMPTCP_NEXT)
 		return ret;
 	bpf_map_update_elem(&withdrawn_last, &key.conn, &add.now, BPF_ANY);
+	option = &add.place->option;
 	for (int i = 1; i < EMPTCP_GROW_MAX / 4; i++)
 		option->words[i] = TCPOPT_NOP * 0x01010101U;
 	option->at[0] = TCPOPT_MPTCP;

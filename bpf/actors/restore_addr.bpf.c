@@ -76,16 +76,15 @@ static __always_inline struct emptcp_track_way *restore_addr_way(const struct em
 static __always_inline int restore_addr_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					    const struct restore_addr_params *p)
 {
-	union emptcp_option *option = emptcp_adding_option();
 	struct restore_addr_key key = {};
 	struct emptcp_stash_list *list;
 	struct emptcp_track_way *way;
 	__u32 how = BPF_NOEXIST, len, next;
-	struct emptcp_adding add = {};
+	struct emptcp_adding add;
 	__u64 since = 0;
 	int ret;
 
-	if (!option || !emptcp_add_begin(ctx, pkt, &add))
+	if (!emptcp_add_begin(ctx, pkt, &add))
 		return EMPTCP_SKIP;
 	emptcp_subflow_of(pkt, &key.announcement.subflow);
 	list = bpf_map_lookup_elem(&stash_lists, &key.announcement.subflow);
@@ -95,7 +94,7 @@ static __always_inline int restore_addr_act(struct emptcp_ctx *ctx, const struct
 	next = emptcp_add_next(&add, way);
 
 	key.announcement.addr_id = list->ids & 0xff;
-	len = restore_addr_find(&key, since, option, &how);
+	len = restore_addr_find(&key, since, &add.place->option, &how);
 	if (!len) {
 		list->ids >>= 8;
 		return EMPTCP_SKIP;

@@ -16,7 +16,7 @@
  *		return ret;
  *	if (emptcp_add_wants_copy(&add))
  *		return emptcp_add_send_copy(ctx, &add);
- *	… write the option into emptcp_adding_option(), claim …
+ *	… write the option into add.place->option, claim …
  *	return emptcp_add_put(ctx, &add, emptcp_add_next(&add, way), way);
  *
  * Only the packet that carries the option pays for what comes behind emptcp_add_look().
@@ -34,22 +34,6 @@ union emptcp_option {
 	__be16 halves[EMPTCP_GROW_MAX / 2];
 	__u32 words[EMPTCP_GROW_MAX / 4];
 };
-
-/** The option that is about to be added. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__type(key, __u32);
-	__type(value, union emptcp_option);
-	__uint(max_entries, 1);
-} adding SEC(".maps");
-
-/** The place of the option on this CPU; NULL, which cannot be, where there is none. */
-static __always_inline union emptcp_option *emptcp_adding_option(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&adding, &zero);
-}
 
 /** A copy that was sent and will be the carrier when it comes by. */
 struct emptcp_copy {
@@ -74,10 +58,33 @@ struct {
 	__uint(max_entries, 4096);
 } copies SEC(".maps") EMPTCP_KEPT;
 
-/** What is known of the packet. */
-struct emptcp_adding {
+/** What is too large for the stack: of the packet that is treated on this CPU. */
+struct emptcp_adding_place {
+	/** The option that is about to be added. */
+	union emptcp_option option;
 	/** Of its direction and the step. */
 	struct emptcp_copy_key copy;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct emptcp_adding_place);
+	__uint(max_entries, 1);
+} adding SEC(".maps");
+
+/** That place; NULL, which cannot be, where there is none. */
+static __always_inline struct emptcp_adding_place *emptcp_adding_place(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&adding, &zero);
+}
+
+/** What is known of the packet. */
+struct emptcp_adding {
+	/** Never NULL. Void once a copy was sent: that comes by in between. */
+	struct emptcp_adding_place *place;
 	/** CLOCK_BOOTTIME. */
 	__u64 now;
 	/** Where its headers are, as in EMPTCP_WORD_HEADERS. */
@@ -146,44 +153,47 @@ __noinline int emptcp_add_may_copy(struct emptcp_ctx *ctx, __u32 headers)
 /** Puts the option into an ACK that has room for so many bytes more. */
 __noinline int emptcp_add_grow(struct emptcp_ctx *ctx, __u32 headers, __u32 bytes)
 {
-	union emptcp_option *found = emptcp_adding_option(), option;
+	const struct emptcp_adding_place *place = emptcp_adding_place();
+	union emptcp_option option;
 	struct emptcp_pkt pkt = {};
 
-	if (!found || emptcp_add_at(ctx, headers, &pkt))
+	if (!place || emptcp_add_at(ctx, headers, &pkt))
 		return -EMPTCP_REASON_TRUNCATED;
-	option = *found;
+	option = place->option;
 	return emptcp_grow(ctx, &pkt, option.at, bytes);
 }
 
 /** Puts it in the place of others; of the scan. */
 __noinline int emptcp_add_replace(struct emptcp_ctx *ctx, __u32 headers, __u32 bytes, __u32 others)
 {
-	union emptcp_option *found = emptcp_adding_option(), option;
+	const struct emptcp_adding_place *place = emptcp_adding_place();
+	union emptcp_option option;
 	struct emptcp_scan scan = {.others = others};
 	struct emptcp_pkt pkt = {};
 	struct emptcp_room room;
 	int ret;
 
-	if (!found || emptcp_add_at(ctx, headers, &pkt))
+	if (!place || emptcp_add_at(ctx, headers, &pkt))
 		return -EMPTCP_REASON_TRUNCATED;
 	/* One that is so long that the DSS must go is an ADD_ADDR: it proves to the receiver itself
 	 * that the subflow is established. */
 	ret = emptcp_may_replace(ctx, &pkt, bytes, 1, &scan, &room);
 	if (ret != EMPTCP_NEXT)
 		return ret;
-	option = *found;
+	option = place->option;
 	return emptcp_replace(ctx, &pkt, option.at, bytes, &room);
 }
 
 /** Makes the copy the carrier. seq: as emptcp_carry() has it. */
 __noinline int emptcp_add_carry(struct emptcp_ctx *ctx, __u32 headers, __u32 seq)
 {
-	union emptcp_option *found = emptcp_adding_option(), option;
+	const struct emptcp_adding_place *place = emptcp_adding_place();
+	union emptcp_option option;
 	struct emptcp_pkt pkt = {};
 
-	if (!found || emptcp_add_at(ctx, headers, &pkt))
+	if (!place || emptcp_add_at(ctx, headers, &pkt))
 		return -EMPTCP_REASON_TRUNCATED;
-	option = *found;
+	option = place->option;
 	return emptcp_carry(ctx, &pkt, option.at, seq);
 }
 
@@ -219,7 +229,8 @@ static __always_inline int emptcp_add_begin(struct emptcp_ctx *ctx, const struct
 {
 	const struct tcphdr *tcp = pkt->tcp;
 
-	if (!tcp->ack || tcp->syn || tcp->fin || tcp->rst || tcp->urg)
+	add->place = emptcp_adding_place();
+	if (!add->place || !tcp->ack || tcp->syn || tcp->fin || tcp->rst || tcp->urg)
 		return 0;
 	add->headers = pkt->tcp_off | pkt->ip_off << 16 | (__u32)pkt->version << 24;
 	add->seq = bpf_ntohl(tcp->seq);
@@ -234,12 +245,13 @@ static __always_inline int emptcp_add_begin(struct emptcp_ctx *ctx, const struct
 static __always_inline int emptcp_add_is_turn(const struct emptcp_pkt *pkt,
 					      struct emptcp_adding *add)
 {
+	struct emptcp_copy_key *key = &add->place->copy;
 	const struct emptcp_copy *copy;
 
 	add->now = emptcp_boot_now();
-	emptcp_subflow_of(pkt, &add->copy.subflow);
-	add->copy.step = pkt->links->step;
-	copy = bpf_map_lookup_elem(&copies, &add->copy);
+	emptcp_subflow_of(pkt, &key->subflow);
+	key->step = pkt->links->step;
+	copy = bpf_map_lookup_elem(&copies, key);
 	add->is_copy = copy && (__s64)(add->now - copy->at) < EMPTCP_CARRIER_NS;
 	return !add->is_copy || (copy->seq == add->seq && copy->payload == add->payload);
 }
@@ -289,11 +301,11 @@ static __always_inline int emptcp_add_send_copy(struct emptcp_ctx *ctx,
 	};
 
 	/* Before: at egress the copy comes by before it is sent. */
-	if (bpf_map_update_elem(&copies, &add->copy, &copy, BPF_ANY))
+	if (bpf_map_update_elem(&copies, &add->place->copy, &copy, BPF_ANY))
 		return -EMPTCP_REASON_MAP_FULL;
 	if (ctx_send_copy(ctx, emptcp_number(EMPTCP_NUMBER_HOOK)) >= 0)
 		return EMPTCP_SKIP;
-	bpf_map_delete_elem(&copies, &add->copy);
+	bpf_map_delete_elem(&copies, &add->place->copy);
 	return -EMPTCP_REASON_CLONE;
 }
 
@@ -320,7 +332,7 @@ static __always_inline __u32 emptcp_add_next(const struct emptcp_adding *add,
 }
 
 /**
- * Adds what lies in emptcp_adding_option() to a packet for which emptcp_add_look() has said
+ * Adds what lies in add->place->option to a packet for which emptcp_add_look() has said
  * EMPTCP_NEXT, or makes it the carrier. next: of emptcp_add_next(). The pointers of pkt are void
  * after it. Returns EMPTCP_NEXT, EMPTCP_SKIP or minus a reason; then the packet is as it was.
  */
@@ -330,7 +342,7 @@ static __always_inline int emptcp_add_put(struct emptcp_ctx *ctx, const struct e
 	int ret;
 
 	if (add->is_copy)
-		bpf_map_delete_elem(&copies, &add->copy);
+		bpf_map_delete_elem(&copies, &add->place->copy);
 	if (add->payload)
 		ret = emptcp_add_carry(ctx, add->headers, next);
 	else if (add->is_full)
