@@ -168,7 +168,7 @@ fn root_announcements_are_signed() {
         let loaded = announced.load();
         for port in 20_000..20_040 {
             let keys = [random.next(), random.next()];
-            let version = u8::from(random.next() % 8 != 0);
+            let version = u8::from(!random.next().is_multiple_of(8));
             connect(&loaded, port, version, keys);
             // Either end, once.
             for from_server in [true, false] {
