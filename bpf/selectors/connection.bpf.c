@@ -29,7 +29,7 @@ static __always_inline int connection_match(struct emptcp_ctx *ctx, const struct
 	sub = emptcp_tracked(pkt, &from);
 	if (!sub)
 		return 0;
-	if (!(sub->flags & EMPTCP_TRACK_TIED)) {
+	if (!(sub->flags & (EMPTCP_TRACK_TIED | EMPTCP_TRACK_NAMES))) {
 		/* Of a connection that was not seen one knows what the MP_JOIN said. */
 		if (!(sub->flags & EMPTCP_TRACK_HAS_TOKEN))
 			return 0;

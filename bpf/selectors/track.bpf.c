@@ -394,6 +394,29 @@ static __always_inline __u32 track_fallback(struct emptcp_track_subflow *sub, in
 	return TRACK_TELLS_FALLBACK;
 }
 
+/** The connection with this token of either end; the key becomes that of the connection. NULL: not
+ * known. */
+static __always_inline struct emptcp_track_conn *track_named(struct emptcp_track_key *key)
+{
+	struct emptcp_track_conn *conn = bpf_map_lookup_elem(&connections, key);
+	const emptcp_token *server;
+
+	if (conn)
+		return conn;
+	server = bpf_map_lookup_elem(&client_tokens, key);
+	if (!server)
+		return NULL;
+	key->token = *server;
+	return bpf_map_lookup_elem(&connections, key);
+}
+
+/** The connection to which a subflow belongs; NULL: none. */
+static __always_inline struct emptcp_track_conn *track_own(const struct emptcp_track_subflow *sub)
+{
+	/* What one that is not proven says counts for nothing. */
+	return sub->flags & EMPTCP_TRACK_TIED ? emptcp_tracked_conn(sub) : NULL;
+}
+
 /** SYN. */
 static __always_inline struct emptcp_track_subflow *
 track_syn(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
@@ -418,8 +441,15 @@ track_syn(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct emp
 		return NULL;
 	sub->proof = next;
 	sub->token = hello.token;
-	if (hello.kind == EMPTCP_TRACK_JOINED)
+	if (hello.kind == EMPTCP_TRACK_JOINED) {
+		struct emptcp_track_key named = {.token = hello.token, .zone = key->zone};
+
 		sub->flags |= EMPTCP_TRACK_HAS_TOKEN;
+		if (track_named(&named)) {
+			sub->conn = named;
+			sub->flags |= EMPTCP_TRACK_NAMES;
+		}
+	}
 	track_greet(&sub->way[from & 1], &hello, wscale);
 	return sub;
 }
@@ -456,7 +486,7 @@ track_synack(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct 
 	return half;
 }
 
-/** Ties a joined subflow to its connection, whose token its SYN had. */
+/** Ties a joined subflow, whose handshake is proven, to the connection whose token its SYN had. */
 static __always_inline void track_tie(struct emptcp_track_subflow *sub, __u32 zone)
 {
 	struct emptcp_track_key key = {.token = sub->token, .zone = zone};
@@ -464,20 +494,12 @@ static __always_inline void track_tie(struct emptcp_track_subflow *sub, __u32 zo
 
 	if (!(sub->flags & EMPTCP_TRACK_HAS_TOKEN) || sub->flags & EMPTCP_TRACK_TIED)
 		return;
-	conn = bpf_map_lookup_elem(&connections, &key);
-	if (conn) {
-		sub->client = sub->opener;
-	} else {
-		const emptcp_token *server = bpf_map_lookup_elem(&client_tokens, &key);
-
-		if (!server)
-			return;
-		key.token = *server;
-		conn = bpf_map_lookup_elem(&connections, &key);
-		if (!conn)
-			return;
-		sub->client = !sub->opener;
-	}
+	sub->flags &= ~EMPTCP_TRACK_NAMES;
+	conn = track_named(&key);
+	if (!conn)
+		return;
+	/* Who accepted the first subflow is asked by its own token. */
+	sub->client = key.token == sub->token ? sub->opener : !sub->opener;
 	sub->conn = key;
 	sub->version = conn->version;
 	/* Two that join in the same microsecond on two CPUs may get one number. */
@@ -517,7 +539,7 @@ static __always_inline void track_replace(const struct emptcp_subflow *key)
 
 	if (!old)
 		return;
-	conn = emptcp_tracked_conn(old);
+	conn = track_own(old);
 	if (!conn)
 		return;
 	__sync_fetch_and_add(&conn->live, -1);
@@ -610,7 +632,7 @@ static __always_inline void track_link_layer(struct emptcp_ctx *ctx, const struc
 static __always_inline void track_total(const struct emptcp_track_subflow *sub, int client,
 					__u32 payload)
 {
-	struct emptcp_track_conn *conn = emptcp_tracked_conn(sub);
+	struct emptcp_track_conn *conn = track_own(sub);
 
 	if (conn)
 		__sync_fetch_and_add(&conn->bytes[client ? 0 : 1], payload);
@@ -619,7 +641,7 @@ static __always_inline void track_total(const struct emptcp_track_subflow *sub, 
 /** Notes that the connection has ended: bits of enum emptcp_track_conn_flags. */
 static __always_inline void track_ends(const struct emptcp_track_subflow *sub, __u8 how)
 {
-	struct emptcp_track_conn *conn = emptcp_tracked_conn(sub);
+	struct emptcp_track_conn *conn = track_own(sub);
 
 	if (conn)
 		conn->flags |= how;

@@ -123,6 +123,9 @@ enum emptcp_track_flags {
 	EMPTCP_TRACK_TAKEN_OVER = 1 << 3,
 	/** That it is open was told as an event, if anybody read. */
 	EMPTCP_TRACK_TOLD = 1 << 4,
+	/** conn is the key of the connection whose token its MP_JOIN has, while its handshake is
+	 * not proven: it is none of that connection's own yet, and may never be. */
+	EMPTCP_TRACK_NAMES = 1 << 5,
 };
 
 /** Direction that is not known: of the SYN, of the client's packets. */
@@ -140,7 +143,7 @@ struct emptcp_track_key {
 struct emptcp_track_subflow {
 	/** When its first packet was seen. */
 	__u64 created;
-	/** Its connection, if EMPTCP_TRACK_TIED. */
+	/** Its connection, if EMPTCP_TRACK_TIED or _NAMES. */
 	struct emptcp_track_key conn;
 	/** Token in the MP_JOIN of its SYN, if EMPTCP_TRACK_HAS_TOKEN. */
 	emptcp_token token;

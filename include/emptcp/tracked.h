@@ -76,13 +76,13 @@ static __always_inline struct emptcp_track_subflow *emptcp_tracked(const struct 
 	return sub;
 }
 
-/** The connection of a subflow; NULL: not known. */
+/** The connection of a subflow, or that which it wants to join; NULL: not known. */
 static __always_inline struct emptcp_track_conn *
 emptcp_tracked_conn(const struct emptcp_track_subflow *sub)
 {
 	struct emptcp_track_key key = sub->conn;
 
-	if (!(sub->flags & EMPTCP_TRACK_TIED))
+	if (!(sub->flags & (EMPTCP_TRACK_TIED | EMPTCP_TRACK_NAMES)))
 		return NULL;
 	return bpf_map_lookup_elem(&connections, &key);
 }
