@@ -313,11 +313,13 @@ static __always_inline int ctx_copy_back(struct emptcp_ctx *ctx, __u32 hook)
 }
 
 /**
- * Sends a copy of the packet by the same hook of its interface once more: at egress that is over
- * when this returns, at ingress it comes when the kernel has time. Packet pointers are void after
- * it. Negative errno where it was not sent.
+ * Sends a copy of the packet, which is at this hook, by the tc hook at (enum emptcp_hook) of an
+ * interface of the same network namespace: at egress that is over when this returns, at ingress it
+ * comes when the kernel has time. Packet pointers are void after it. Negative errno where it was
+ * not sent.
  */
-static __always_inline int ctx_send_copy(struct emptcp_ctx *ctx, __u32 hook)
+static __always_inline int ctx_send_copy_at(struct emptcp_ctx *ctx, __u32 hook, __u32 ifindex,
+					    __u32 at)
 {
 	struct emptcp_handover *h = bpf_map_lookup_elem(&handover, &hook), kept = {};
 	int ret;
@@ -325,12 +327,26 @@ static __always_inline int ctx_send_copy(struct emptcp_ctx *ctx, __u32 hook)
 	/* The copy leaves its own there, while later parts have not met this packet. */
 	if (h)
 		kept = *h;
-	ret = bpf_clone_redirect(ctx, ctx->ifindex,
-				 hook == EMPTCP_HOOK_TC_INGRESS ? BPF_F_INGRESS : 0);
+	ret = bpf_clone_redirect(ctx, ifindex, at == EMPTCP_HOOK_TC_INGRESS ? BPF_F_INGRESS : 0);
 	if (h)
 		*h = kept;
 	return ret;
 }
+
+/** The same by the hook and interface at which the packet is: once more. */
+static __always_inline int ctx_send_copy(struct emptcp_ctx *ctx, __u32 hook)
+{
+	return ctx_send_copy_at(ctx, hook, ctx->ifindex, hook);
+}
+
+/**
+ * Takes the packet away, with which the actor ends: returns enum emptcp_verdict. To who sent it, it
+ * was sent, while TCP takes EMPTCP_DROP at egress for a full queue and tries again at once, for a
+ * few seconds (tcp_retransmit_timer() of the kernel). TC_ACT_STOLEN would do, but not at TCX
+ * (tcx_action_code()): so it is redirected to no interface at all, which ends the same way
+ * (sch_handle_egress(): NET_XMIT_SUCCESS).
+ */
+#define ctx_take(ctx) (bpf_redirect(0, 0) == TC_ACT_REDIRECT ? EMPTCP_REDIRECT : EMPTCP_DROP)
 
 /** Sends the packet itself there: returns enum emptcp_verdict, with which the actor ends. */
 #define ctx_send_back(ctx, hook)                                                           \

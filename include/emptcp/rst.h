@@ -76,6 +76,18 @@ static __always_inline __u32 emptcp_fold(__u64 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
+/* Sum of the pseudo header of a segment of len bytes, folded. */
+static __always_inline __u32 emptcp_pseudo(const struct emptcp_pkt *pkt, __u32 len)
+{
+	__u64 sum = (__u64)bpf_htonl(len) + bpf_htons(IPPROTO_TCP);
+
+	if (pkt->version == 4)
+		sum += bpf_csum_diff(NULL, 0, &pkt->ip4->saddr, 8, 0);
+	else
+		sum += bpf_csum_diff(NULL, 0, (void *)&pkt->ip6->saddr, 32, 0);
+	return emptcp_fold(sum);
+}
+
 /*
  * Whether the checksum of TCP is right, or still to be completed: then it holds the sum of the
  * pseudo header (__tcp_v4_send_check() of the kernel), and a program is not told more. Of a packet
@@ -86,15 +98,11 @@ static __always_inline int emptcp_rst_check(struct emptcp_ctx *ctx, const struct
 					    __u32 len)
 {
 	__u32 tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK, check = pkt->tcp->check;
-	__u64 sum = (__u64)bpf_htonl(len) + bpf_htons(IPPROTO_TCP);
+	__u64 sum;
 
 	if (ctx_segment_size(ctx))
 		return 0;
-	if (pkt->version == 4)
-		sum += bpf_csum_diff(NULL, 0, &pkt->ip4->saddr, 8, 0);
-	else
-		sum += bpf_csum_diff(NULL, 0, (void *)&pkt->ip6->saddr, 32, 0);
-	sum = emptcp_fold(sum);
+	sum = emptcp_pseudo(pkt, len);
 	if (sum == check)
 		return 0;
 	/* A device drops it, too, of which not all is there. */

@@ -16,6 +16,7 @@ mod firewall;
 mod foreign;
 mod full;
 mod grow;
+mod held;
 mod interfaces;
 mod killed;
 mod least;

@@ -35,6 +35,44 @@ impl Frames {
         Self(fd)
     }
 
+    /// A socket that sees what arrives at an interface and what leaves it.
+    pub(crate) fn listen(ifindex: u32) -> Self {
+        let frames = Self::open(ifindex);
+        // SAFETY: all zeros is a valid address, which has the length given and outlives the call.
+        let bound = unsafe {
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+            address.sll_ifindex = ifindex as i32;
+            let len = size_of_val(&address) as u32;
+            libc::bind(frames.0.as_raw_fd(), ptr::from_ref(&address).cast(), len)
+        };
+        assert_eq!(bound, 0, "{}", io::Error::last_os_error());
+        frames
+    }
+
+    /// The next frame, or its first bytes; `None`: none came for so long.
+    pub(crate) fn next(&self, limit: std::time::Duration) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; 256];
+        let mut poll = libc::pollfd {
+            fd: self.0.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one structure, and a buffer of the length given, that outlive the calls.
+        let got = unsafe {
+            match libc::poll(&mut poll, 1, limit.as_millis() as i32) {
+                1 => {
+                    let at = buffer.as_mut_ptr().cast();
+                    libc::recv(self.0.as_raw_fd(), at, buffer.len(), 0)
+                }
+                _ => return None,
+            }
+        };
+        buffer.truncate(usize::try_from(got).unwrap_or(0));
+        Some(buffer)
+    }
+
     /// `false`: the interface had no room (or is down).
     pub(crate) fn send(&self, frame: &[u8]) -> bool {
         // SAFETY: the buffer has the length given.
