@@ -6,7 +6,7 @@
 #   scripts/install.sh [--uninstall]     with DESTDIR and PREFIX (/usr/local) from the environment
 #
 # Below DESTDIR: the program, headers for modules with a pkg-config file, manual pages, completions
-# of bash, zsh and fish, the schema of policies, a unit of systemd with a rule of udev, and
+# of bash, zsh and fish, the schema of policies, units of systemd with a rule of udev, and
 # documentation with examples. /etc/emptcp is made if it is not there, and never removed.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -60,7 +60,9 @@ put 644 "$data/bash-completion/completions" "$share/bash-completion/completions/
 put 644 "$data/zsh/site-functions" "$share/zsh/site-functions/_emptcp"
 put 644 "$data/fish/vendor_completions.d" "$share/fish/vendor_completions.d/emptcp.fish"
 put 644 "$data/emptcp" "$share/emptcp/policy.schema.json"
-put 644 "$PREFIX/lib/systemd/system" "$(filled packaging/emptcp.service.in emptcp.service)"
+for unit in emptcp emptcp-run; do
+	put 644 "$PREFIX/lib/systemd/system" "$(filled "packaging/$unit.service.in" "$unit.service")"
+done
 put 644 "$PREFIX/lib/udev/rules.d" packaging/90-emptcp.rules
 put 644 "$data/doc/emptcp" README.md CHANGELOG.md COPYING
 put 644 "$data/doc/emptcp/LICENSES" LICENSES/GPL-2.0-only.txt LICENSES/BSD-2-Clause.txt
