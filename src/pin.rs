@@ -18,6 +18,7 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
 use fail::fail_point;
+use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::fcntl::FlockArg;
 use nix::mount::MsFlags;
@@ -151,6 +152,26 @@ impl Home {
         Ok(None)
     }
 
+    /// The lock of a policy that is there, without waiting: `Some(None)` where somebody else holds
+    /// it, `None` where there is no policy.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(crate) fn try_lock_present(&self) -> Result<Option<Option<Flock<File>>>> {
+        while self.exists()? {
+            match self.flock(FlockArg::LockExclusiveNonblock) {
+                Ok(Some(lock)) => return Ok(Some(Some(lock))),
+                Ok(None) => {}
+                Err(e) if e.root_cause().downcast_ref() == Some(&Errno::EWOULDBLOCK) => {
+                    return Ok(Some(None));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
     /// Waits until nobody changes the policy; `None` where there is none.
     ///
     /// # Errors
@@ -212,7 +233,7 @@ pub(crate) fn lock_folder(folder: &Path) -> Result<Result<Flock<File>, Option<St
     let dir = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
     match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Ok(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(Err(locked_by(folder))),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(Err(locked_by(folder))),
         Err((_, e)) => Err(e).with_context(|| format!("cannot lock {}", folder.display())),
     }
 }

@@ -79,6 +79,7 @@ pub use ring::Lost;
 pub use table_edit::Lock;
 pub use table_edit::OpenTable;
 pub use table_edit::Put;
+pub use table_edit::Tables;
 pub use table_edit::open_table;
 pub use table_edit::open_tables;
 pub use tables::TableChange;

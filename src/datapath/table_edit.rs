@@ -4,6 +4,7 @@
 //! read: no module, and not the policy, which may be long.
 
 use std::fs::File;
+use std::rc::Rc;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -17,6 +18,7 @@ use nix::fcntl::Flock;
 use super::stored::generation;
 use super::tables;
 use super::tables::StoredTables;
+use crate::module::TableKey;
 use crate::params::Entry;
 use crate::pin::Home;
 use crate::policy::nearest;
@@ -38,7 +40,7 @@ pub struct OpenTable {
     name: String,
     definition: Definition,
     map: MapHandle,
-    _lock: std::rc::Rc<Flock<File>>,
+    _lock: Rc<Flock<File>>,
 }
 
 /// An entry of a table.
@@ -61,24 +63,91 @@ pub struct Put {
     pub updated: usize,
 }
 
-/// The tables in force, and how to say that there are none.
-fn tables_in_force(home: &Home, lock: Lock) -> Result<(Flock<File>, u64, StoredTables)> {
-    let nothing = || anyhow!("no policy is in force in this network namespace: apply one first");
-    let held = match lock {
-        Lock::Shared => home.lock_shared()?,
-        Lock::Exclusive => home.lock_present()?,
-    };
-    let held = held.ok_or_else(nothing)?;
-    let current = generation(home)?.map_or(0, |generation| generation.current);
-    if current == 0 {
-        return Err(nothing());
+/// All tables in force; the lock is held as long as this or one of them lives.
+#[derive(Debug)]
+pub struct Tables {
+    home: Home,
+    generation: u64,
+    stored: StoredTables,
+    lock: Rc<Flock<File>>,
+}
+
+impl Tables {
+    /// Waits for the lock.
+    ///
+    /// # Errors
+    ///
+    /// There is no policy, or no privilege.
+    pub fn lock(lock: Lock) -> Result<Self> {
+        let home = Home::current(false)?;
+        let held = match lock {
+            Lock::Shared => home.lock_shared()?,
+            Lock::Exclusive => home.lock_present()?,
+        };
+        Self::locked(home, held.ok_or_else(nothing)?)
     }
-    let stored = tables::stored(home, current)?;
-    // The inode of a namespace that is gone is given to new ones.
-    if stored.netns_cookie.is_some() && stored.netns_cookie != sys::netns_cookie() {
-        return Err(nothing());
+
+    /// The same as [`Lock::Exclusive`] without waiting: `None`, somebody else holds the lock.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tables::lock`].
+    pub fn try_lock() -> Result<Option<Self>> {
+        let home = Home::current(false)?;
+        match home.try_lock_present()?.ok_or_else(nothing)? {
+            Some(held) => Self::locked(home, held).map(Some),
+            None => Ok(None),
+        }
     }
-    Ok((held, current, stored))
+
+    fn locked(home: Home, held: Flock<File>) -> Result<Self> {
+        let current = generation(&home)?.map_or(0, |generation| generation.current);
+        if current == 0 {
+            return Err(nothing());
+        }
+        let stored = tables::stored(&home, current)?;
+        // The inode of a namespace that is gone is given to new ones.
+        if stored.netns_cookie.is_some() && stored.netns_cookie != sys::netns_cookie() {
+            return Err(nothing());
+        }
+        Ok(Self {
+            home,
+            generation: current,
+            stored,
+            lock: Rc::new(held),
+        })
+    }
+
+    /// Whether there is a table of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.stored.tables.contains_key(name)
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    ///
+    /// There is no such table.
+    pub fn open(&self, name: &str) -> Result<OpenTable> {
+        let Some(known) = self.stored.tables.get(name) else {
+            let names = self.stored.tables.keys().map(String::as_str);
+            let hint = match nearest(name, names) {
+                Some(nearest) => format!("; did you mean {nearest:?}?"),
+                None => ": tables are declared in the policy".to_owned(),
+            };
+            bail!("the policy in force has no table {name:?}{hint}");
+        };
+        Ok(OpenTable {
+            name: name.to_owned(),
+            definition: known.definition()?,
+            map: tables::open(&self.home, self.generation, name)?,
+            _lock: self.lock.clone(),
+        })
+    }
+}
+
+fn nothing() -> anyhow::Error {
+    anyhow!("no policy is in force in this network namespace: apply one first")
 }
 
 /// Opens a table in force.
@@ -87,22 +156,7 @@ fn tables_in_force(home: &Home, lock: Lock) -> Result<(Flock<File>, u64, StoredT
 ///
 /// There is no such table, or no policy, or no privilege.
 pub fn open_table(name: &str, lock: Lock) -> Result<OpenTable> {
-    let home = Home::current(false)?;
-    let (held, current, stored) = tables_in_force(&home, lock)?;
-    let Some(known) = stored.tables.get(name) else {
-        let names = stored.tables.keys().map(String::as_str);
-        let hint = match nearest(name, names) {
-            Some(nearest) => format!("; did you mean {nearest:?}?"),
-            None => ": tables are declared in the policy".to_owned(),
-        };
-        bail!("the policy in force has no table {name:?}{hint}");
-    };
-    Ok(OpenTable {
-        name: name.to_owned(),
-        definition: known.definition()?,
-        map: tables::open(&home, current, name)?,
-        _lock: std::rc::Rc::new(held),
-    })
+    Tables::lock(lock)?.open(name)
 }
 
 /// Opens all tables in force, to read them.
@@ -111,18 +165,10 @@ pub fn open_table(name: &str, lock: Lock) -> Result<OpenTable> {
 ///
 /// There is no policy, or no privilege.
 pub fn open_tables() -> Result<Vec<OpenTable>> {
-    let home = Home::current(false)?;
-    let (held, current, stored) = tables_in_force(&home, Lock::Shared)?;
-    let held = std::rc::Rc::new(held);
-    let open = |name: &String| {
-        Ok(OpenTable {
-            name: name.clone(),
-            definition: stored.tables[name].definition()?,
-            map: tables::open(&home, current, name)?,
-            _lock: held.clone(),
-        })
-    };
-    stored.tables.keys().map(open).collect()
+    let tables = Tables::lock(Lock::Shared)?;
+    (tables.stored.tables.keys())
+        .map(|name| tables.open(name))
+        .collect()
 }
 
 impl OpenTable {
@@ -256,6 +302,56 @@ impl OpenTable {
             }
         }
         Ok(gone)
+    }
+
+    /// The value of an entry, and when it expires: nanoseconds of `CLOCK_BOOTTIME`, `u64::MAX` where
+    /// entries do not. `None`: there is none, it has expired, or keys look otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn get(&self, key: &[u8]) -> Result<Option<(Vec<u8>, u64)>> {
+        let stored = match self.definition.key {
+            _ if key.len() != self.definition.key_size() => None,
+            // The kernel would answer with a shorter prefix that holds it.
+            TableKey::Prefix => {
+                let mut entries = tables::read(&self.map)?.into_iter();
+                entries
+                    .find(|(there, _)| there == key)
+                    .map(|(_, stored)| stored)
+            }
+            _ => self.map.lookup(key, MapFlags::ANY)?,
+        };
+        let time = sys::boot_time()?;
+        Ok(stored.and_then(|stored| {
+            let expires = self.definition.expiry_of(&stored);
+            let value = self.definition.value_of(&stored).to_vec();
+            (expires > time).then_some((value, expires))
+        }))
+    }
+
+    /// Makes an entry what it was `before` (value and expiry) somebody has `written` it; an entry
+    /// that others have written since stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn give_back(
+        &self,
+        key: &[u8],
+        written: &[u8],
+        before: Option<(&[u8], u64)>,
+    ) -> Result<()> {
+        if self.get(key)?.is_none_or(|(value, _)| value != written) {
+            return Ok(());
+        }
+        let time = sys::boot_time()?;
+        let Some((value, expires)) = before.filter(|(_, expires)| *expires > time) else {
+            return self.delete(key).map(drop);
+        };
+        let timeout = self.definition.timeout.map(|_| expires - time);
+        self.put(&[(key.to_vec(), value.to_vec())], timeout)
+            .map(drop)
     }
 
     /// Removes an entry. `false`: there was none.
