@@ -37,6 +37,8 @@ const MPTCP_SUBFLOW_ATTR_ID_LOC: u16 = 10;
 
 /// Both window scales: that of the other end in the lower four bits.
 const TCPI_WSCALES: usize = 6;
+/// `tcpi_notsent_bytes` of include/uapi/linux/tcp.h, behind what the C library knows.
+const TCPI_NOTSENT_BYTES: usize = 144;
 
 /// The sockets of the current network namespace that are subflows of Multipath TCP, IPv4 and IPv6,
 /// without those that wait for their handshake or for its ghosts to die.
@@ -141,7 +143,11 @@ fn tcp_info(socket: &mut Socket, info: &[u8]) {
     };
     socket.cwnd = word(offset_of!(libc::tcp_info, tcpi_snd_cwnd));
     socket.srtt = word(offset_of!(libc::tcp_info, tcpi_rtt)).filter(|rtt| *rtt != 0);
+    socket.rttvar = word(offset_of!(libc::tcp_info, tcpi_rttvar));
     socket.retransmits = word(offset_of!(libc::tcp_info, tcpi_total_retrans));
+    socket.mss = word(offset_of!(libc::tcp_info, tcpi_snd_mss));
+    socket.in_flight = word(offset_of!(libc::tcp_info, tcpi_unacked));
+    socket.unsent = word(TCPI_NOTSENT_BYTES);
     if let Some(scales) = info.get(TCPI_WSCALES) {
         // Bit fields begin at the other end on machines with the other byte order.
         let (low, high) = (scales & 15, scales >> 4);
@@ -198,6 +204,7 @@ mod tests {
         };
         let at = offset_of!(libc::tcp_info, tcpi_snd_cwnd);
         info[at..at + 4].copy_from_slice(&10_u32.to_ne_bytes());
+        info[144..148].copy_from_slice(&777_u32.to_ne_bytes());
         let mptcp = [
             attribute(MPTCP_SUBFLOW_ATTR_TOKEN_REM, &0_u32.to_ne_bytes()),
             attribute(MPTCP_SUBFLOW_ATTR_TOKEN_LOC, &0x1234_5678_u32.to_ne_bytes()),
@@ -216,6 +223,7 @@ mod tests {
         assert!(socket.flags.has(SocketFlags::CAPABLE) && !socket.opened_here());
         assert_eq!(socket.wscales, Some([10, 7]));
         assert_eq!((socket.cwnd, socket.srtt), (Some(10), None));
+        assert_eq!((socket.unsent, socket.in_flight), (Some(777), Some(0)));
     }
 
     #[test]

@@ -340,7 +340,7 @@ fn read_lost(lost: &MapHandle) -> Result<BTreeMap<(u32, u32), u64>> {
 }
 
 /// When `CLOCK_BOOTTIME` was 0, in nanoseconds since 1970.
-fn epoch() -> Result<u64> {
+pub(super) fn epoch() -> Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
     let now = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
     Ok(now.wrapping_sub(sys::boot_time()?))

@@ -23,6 +23,7 @@ pub use self::subflow::EndView;
 pub use self::subflow::FallbackView;
 pub use self::subflow::KernelView;
 pub use self::subflow::SubflowView;
+pub(crate) use self::subflow::subflow_view;
 pub(crate) use self::subflow::subflow_views;
 pub(crate) use self::take_over::Found;
 pub(crate) use self::take_over::found;

@@ -46,8 +46,16 @@ pub(crate) struct Socket {
     pub(crate) cwnd: Option<u32>,
     /// Smoothed round-trip time, in microseconds.
     pub(crate) srtt: Option<u32>,
+    /// Its mean deviation, in microseconds.
+    pub(crate) rttvar: Option<u32>,
     /// Segments that were sent again.
     pub(crate) retransmits: Option<u32>,
+    /// Size of a segment, in bytes of payload.
+    pub(crate) mss: Option<u32>,
+    /// Segments that are on their way and not acknowledged.
+    pub(crate) in_flight: Option<u32>,
+    /// Bytes that wait to be sent for the first time.
+    pub(crate) unsent: Option<u32>,
 }
 
 impl Socket {
@@ -73,7 +81,11 @@ impl Default for Socket {
             wscales: None,
             cwnd: None,
             srtt: None,
+            rttvar: None,
             retransmits: None,
+            mss: None,
+            in_flight: None,
+            unsent: None,
         }
     }
 }

@@ -104,8 +104,16 @@ pub struct KernelView {
     pub cwnd: Option<u32>,
     /// Smoothed round-trip time, in microseconds.
     pub srtt_us: Option<u32>,
+    /// Its mean deviation, in microseconds.
+    pub rttvar_us: Option<u32>,
     /// Segments that were sent again.
     pub retransmits: Option<u32>,
+    /// Size of a segment, in bytes of payload.
+    pub mss: Option<u32>,
+    /// Segments that are on their way and not acknowledged.
+    pub in_flight: Option<u32>,
+    /// Bytes that wait in the socket to be sent for the first time.
+    pub unsent_bytes: Option<u32>,
 }
 
 /// A fallback to plain TCP.
@@ -128,7 +136,11 @@ impl From<&Socket> for KernelView {
             token_remote: socket.token_remote.map(token_text),
             cwnd: socket.cwnd,
             srtt_us: socket.srtt,
+            rttvar_us: socket.rttvar,
             retransmits: socket.retransmits,
+            mss: socket.mss,
+            in_flight: socket.in_flight,
+            unsent_bytes: socket.unsent,
         }
     }
 }
@@ -164,15 +176,20 @@ pub(crate) fn subflow_views(
         (connection.is_none(), connection, sub.index, **ends)
     });
     all.iter()
-        .map(|(ends, sub)| view(ends, sub, interfaces, &by_ends, now))
+        .map(|(ends, sub)| {
+            let [lower, higher] = ends.ends;
+            let sockets = [(lower, higher), (higher, lower)].map(|ends| by_ends.get(&ends));
+            subflow_view(ends, sub, interfaces, sockets.map(|s| s.copied()), now)
+        })
         .collect()
 }
 
-fn view(
+/// One subflow. `sockets`: that of its lower and that of its higher end, where they are here.
+pub(crate) fn subflow_view(
     ends: &Ends,
     sub: &TrackSubflow,
     interfaces: &Interfaces,
-    sockets: &HashMap<(SocketAddr, SocketAddr), &Socket>,
+    sockets: [Option<&Socket>; 2],
     now: u64,
 ) -> SubflowView {
     let connection = connection_of(sub);
@@ -185,14 +202,12 @@ fn view(
     };
     let taken_over = has(sub, TrackFlags::EMPTCP_TRACK_TAKEN_OVER);
     let end = |direction: usize| {
-        let (this, other) = (ends.ends[direction], ends.ends[1 - direction]);
-        let kernel = sockets.get(&(this, other));
         end(
-            this,
+            ends.ends[direction],
             &sub.way[direction],
             taken_over,
             interfaces,
-            kernel.copied(),
+            sockets[direction],
             now,
         )
     };
