@@ -5,21 +5,18 @@ use std::io::Write as _;
 use std::thread;
 
 use anyhow::Result;
-use serde_json::json;
 
 use super::Done;
+use super::reader::Names;
 use super::reader::PAUSE;
 use super::reader::end_signals;
-use super::reader::name_of;
 use crate::capture::Source;
 use crate::datapath::Monitor;
-use crate::datapath::interfaces;
 use crate::event::Event;
 use crate::event::Filter;
 use crate::event::Type;
 use crate::event::line;
 use crate::event::object;
-use crate::interface::Interfaces;
 use crate::params::literal;
 use crate::policy::Place;
 use crate::policy::quantity;
@@ -70,7 +67,7 @@ pub(super) fn run(json: bool, args: &Args) -> Result<Done> {
             ports: args.port.clone(),
         },
         most: args.count,
-        interfaces: interfaces()?,
+        names: Names::learn()?,
         written: 0,
         lost: 0,
     };
@@ -101,7 +98,7 @@ struct Sink {
     json: bool,
     filter: Filter,
     most: Option<u64>,
-    interfaces: Interfaces,
+    names: Names,
     written: u64,
     lost: u64,
 }
@@ -119,11 +116,7 @@ impl Sink {
         if !self.filter.takes(event) {
             return Ok(true);
         }
-        if self.interfaces.by_index(event.ifindex).is_none() {
-            // It is newer than the monitor.
-            self.interfaces = interfaces()?;
-        }
-        let name = name_of(&self.interfaces, event.ifindex);
+        let name = self.names.name_of(event.ifindex)?;
         let mut out = io::stdout().lock();
         if self.json {
             writeln!(out, "{}", object(event, &name, source))?;
@@ -145,8 +138,7 @@ impl Sink {
         let time = monitor.now()?;
         let mut out = io::stdout().lock();
         if self.json {
-            let record = json!({ "time": time, "type": "lost", "events": more, "total": lost });
-            writeln!(out, "{record}")?;
+            writeln!(out, "{}", crate::event::lost(time, more, lost))?;
         } else {
             writeln!(
                 out,

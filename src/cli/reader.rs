@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SfdFlags;
 use nix::sys::signalfd::SignalFd;
 
+use crate::datapath::interfaces;
 use crate::interface::Interfaces;
 
 /// How often a ring is looked at: it holds thousands of records, and waking the reader for one
@@ -24,6 +25,31 @@ pub(super) fn end_signals() -> Result<SignalFd> {
     signals.thread_block()?;
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     SignalFd::with_flags(&signals, flags).context("cannot wait for signals")
+}
+
+/// Names of interfaces, also of those that come.
+#[derive(Debug)]
+pub(super) struct Names(Interfaces);
+
+impl Names {
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(super) fn learn() -> Result<Self> {
+        interfaces().map(Self)
+    }
+
+    /// Name of an interface, or its number where it has gone.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(super) fn name_of(&mut self, index: u32) -> Result<String> {
+        if self.0.by_index(index).is_none() {
+            self.0 = interfaces()?;
+        }
+        Ok(name_of(&self.0, index))
+    }
 }
 
 /// Name of an interface, or its number where it has gone.

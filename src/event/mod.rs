@@ -6,6 +6,7 @@ mod text;
 
 pub(crate) use self::filter::Filter;
 pub(crate) use self::text::line;
+pub(crate) use self::text::lost;
 pub(crate) use self::text::object;
 pub(crate) use self::text::seconds;
 

@@ -19,6 +19,11 @@ pub(crate) fn seconds(time: u64) -> String {
     format!("{}.{:09}", time / SECOND, time % SECOND)
 }
 
+/// That events were lost since it was last told, and how many in all.
+pub(crate) fn lost(time: u64, more: u64, total: u64) -> Value {
+    json!({ "time": time, "type": "lost", "events": more, "total": total })
+}
+
 /// An event as a line of text: seconds since 1970, type, what it says, token, subflow, interface,
 /// step. What is not known is left out.
 pub(crate) fn line(event: &Event, interface: &str, source: Option<&Source>) -> String {
