@@ -6,6 +6,7 @@ pub mod cli;
 pub mod datapath;
 pub mod doctor;
 mod event;
+mod exec;
 pub mod graph;
 mod insn;
 pub mod interface;

@@ -14,7 +14,9 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::ptr;
 use std::slice;
 use std::sync::atomic::AtomicU64;
@@ -934,5 +936,83 @@ pub(crate) fn default_sigpipe() {
     // SAFETY: the default action of a signal is always valid.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+/// Makes a command begin as a process that may do nothing of what this one may: without
+/// capabilities and without a way to get any by what it runs (`no_new_privs`), with no signal held
+/// back, and ended with this process. Ids are the command's own.
+pub(crate) fn without_privileges(command: &mut Command) {
+    /// `struct __user_cap_header_struct` and `__user_cap_data_struct` of
+    /// include/uapi/linux/capability.h.
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let begin = || {
+        let header = Header {
+            version: VERSION_3,
+            pid: 0,
+        };
+        // Effective, permitted, inheritable; twice 32 bits.
+        let none = [0_u32; 6];
+        // SAFETY: system calls on values that outlive them; a zeroed set of signals is valid, and
+        // is made empty.
+        let results = unsafe {
+            let mut signals: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut signals);
+            [
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+                libc::prctl(
+                    libc::PR_CAP_AMBIENT,
+                    libc::PR_CAP_AMBIENT_CLEAR_ALL,
+                    0,
+                    0,
+                    0,
+                ),
+                libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) as i32,
+                // Behind the change of ids, which resets it.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM),
+                libc::sigprocmask(libc::SIG_SETMASK, &signals, ptr::null_mut()),
+            ]
+        };
+        match results.iter().all(|result| *result == 0) {
+            true => Ok(()),
+            false => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: what runs between fork and exec only makes system calls.
+    unsafe {
+        command.pre_exec(begin);
+    }
+}
+
+/// Groups of the process at the other end of a Unix socket, but for its first one (`SO_PEERGROUPS`).
+pub(crate) fn peer_groups(socket: &impl AsFd) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 32];
+    loop {
+        let mut size = size_of_val(&groups[..]) as libc::socklen_t;
+        // SAFETY: the buffer has the size given.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &mut size,
+            )
+        };
+        let count = size as usize / size_of::<u32>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
     }
 }

@@ -102,8 +102,9 @@ enum Verb {
     Doctor,
     /// List the selectors and actors with their parameters.
     Modules(modules::Args),
-    /// Keep the policy in force as interfaces come and go, until a signal ends it.
-    Run,
+    /// Keep the policy in force as interfaces come and go, and run programs that decide, until a
+    /// signal ends it.
+    Run(run::Args),
     /// Print the JSON Schema of policies, for editors.
     Schema,
     /// Run a capture through the chains of a policy, and write what comes out.
@@ -203,6 +204,9 @@ fn run(cli: Cli) -> Result<Done> {
     if let Verb::Monitor(args) = &cli.verb {
         return monitor::run(cli.json, args);
     }
+    if matches!(&cli.verb, Verb::Run(args) if args.is_guard()) {
+        return run::guard();
+    }
     let mut registry = Registry::builtin()?;
     if let Err(error) = add_modules(&mut registry, &cli.modules) {
         // Who looks at a policy, or takes it away, need not have its modules in order.
@@ -231,7 +235,7 @@ fn run(cli: Cli) -> Result<Done> {
         Verb::Delete => delete::run(&context),
         Verb::Doctor => doctor::run(&context),
         Verb::Modules(args) => modules::run(&context, &args),
-        Verb::Run => run::run(context),
+        Verb::Run(args) => run::run(context, args),
         Verb::Schema => schema::run(&context),
         Verb::Replay(args) => replay::run(&context, &args),
         Verb::Bench(args) => bench::run(&context, &args),

@@ -91,14 +91,7 @@ pub(super) fn run(json: bool, verb: &Verb) -> Result<Done> {
             timeout,
         } => {
             let table = open_table(name, Lock::Exclusive)?;
-            let at = Place::root("");
-            let entries = table_text::entries(
-                table.definition(),
-                (key, &at),
-                value.as_deref().map(|value| (value, &at)),
-                &resolver(table.definition())?,
-            );
-            let entries = entries.map_err(|errors| first(&errors))?;
+            let entries = entries_of(&table, key, value.as_deref())?;
             put(json, &table, &entries, timeout.as_deref())
         }
         Verb::Del { name, key } => {
@@ -140,6 +133,46 @@ pub(super) fn run(json: bool, verb: &Verb) -> Result<Done> {
     }
 }
 
+/// The entries for a key and a value, each as a word.
+///
+/// # Errors
+///
+/// What is wrong with them.
+pub(super) fn entries_of(table: &OpenTable, key: &str, value: Option<&str>) -> Result<Vec<Entry>> {
+    let at = Place::root("");
+    let definition = table.definition();
+    let value = value.map(|value| (value, &at));
+    let entries = table_text::entries(definition, (key, &at), value, &resolver(definition)?);
+    entries.map_err(|errors| first(&errors))
+}
+
+/// How long entries last, of a word, in nanoseconds.
+///
+/// # Errors
+///
+/// It is no time.
+pub(super) fn timeout_of(text: &str) -> Result<u64> {
+    let time = quantity::time(&literal(text, &Place::root("")));
+    time.map_err(|error| anyhow!(error.message))
+}
+
+/// The entries of a table, as `elements` in a policy.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(super) fn elements(table: &OpenTable) -> Result<Value> {
+    let definition = table.definition();
+    let mut entries = table.entries()?;
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
+    let entries: Vec<Entry> = entries.into_iter().map(|e| (e.key, e.value)).collect();
+    Ok(table_text::to_elements(
+        definition,
+        &entries,
+        &resolver(definition)?,
+    ))
+}
+
 fn first(errors: &[Diagnostic]) -> anyhow::Error {
     anyhow!(
         errors
@@ -172,13 +205,8 @@ fn read_file(path: &PathBuf) -> Result<Vec<u8>> {
 }
 
 fn put(json: bool, table: &OpenTable, entries: &[Entry], timeout: Option<&str>) -> Result<Done> {
-    let timeout = match timeout {
-        Some(text) => {
-            let time = quantity::time(&literal(text, &Place::root("")));
-            Some(time.map_err(|error| anyhow!("--timeout: {}", error.message))?)
-        }
-        None => None,
-    };
+    let timeout = timeout.map(timeout_of).transpose();
+    let timeout = timeout.map_err(|error| anyhow!("--timeout: {error}"))?;
     let Put { added, updated } = table.put(entries, timeout)?;
     note_drift(table);
     if json {

@@ -13,6 +13,7 @@ mod doctor;
 mod edits;
 mod exchange;
 mod firewall;
+mod exec;
 mod foreign;
 mod full;
 mod grow;

@@ -3,6 +3,7 @@
 //! It is one loop over services: each says what it waits for and by when, and is called when that
 //! is there. To add one: a file beside this, and a line in [`run`].
 
+mod exec;
 mod mend;
 
 use std::os::fd::AsFd as _;
@@ -17,6 +18,7 @@ use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::poll::poll;
 
+use self::exec::Exec;
 use self::mend::Mend;
 use super::Context;
 use super::Done;
@@ -28,20 +30,43 @@ trait Service {
     /// What it waits for: it is called when one of these can be read.
     fn fds(&self) -> Vec<BorrowedFd<'_>>;
 
+    /// What it waits for to write to: it is also called when one of these takes something.
+    fn writes(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
     /// When it is to be called though nothing can be read; `None`: never.
     fn due(&self) -> Option<Instant>;
 
-    /// Called when one of its descriptors can be read, or it is due.
+    /// Called when one of its descriptors can be read or written, or it is due.
     fn serve(&mut self);
 }
 
-pub(super) fn run(context: Context) -> Result<Done> {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    exec: exec::Args,
+}
+
+impl Args {
+    /// Whether this process only takes back what another one leaves: it needs no modules.
+    pub(super) fn is_guard(&self) -> bool {
+        self.exec.guard
+    }
+}
+
+pub(super) use self::exec::guard;
+
+pub(super) fn run(context: Context, args: Args) -> Result<Done> {
     let context = Context {
         quiet: true,
         ..context
     };
     let signals = end_signals()?;
     let mut services: Vec<Box<dyn Service>> = vec![Box::new(Mend::new(context)?)];
+    if let Some(exec) = Exec::new(args.exec)? {
+        services.push(Box::new(exec));
+    }
     eprintln!("emptcp: running, until a signal (Ctrl-C) ends it");
     loop {
         let called = wait(&signals.as_fd(), &services)?;
@@ -63,6 +88,10 @@ fn wait(signals: &BorrowedFd<'_>, services: &[Box<dyn Service>]) -> Result<Vec<b
     for (owner, service) in services.iter().enumerate() {
         for fd in service.fds() {
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            owners.push(owner);
+        }
+        for fd in service.writes() {
+            fds.push(PollFd::new(fd, PollFlags::POLLOUT));
             owners.push(owner);
         }
     }

@@ -1,0 +1,239 @@
+//! What programs are told that they have not asked for line by line: events, and subflows.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::peer::Peer;
+use crate::cli::reader::Names;
+use crate::cli::reader::PAUSE;
+use crate::datapath::Metric;
+use crate::datapath::Metrics;
+use crate::datapath::Monitor;
+use crate::datapath::interfaces;
+use crate::event::lost;
+use crate::event::object;
+use crate::interface::Interfaces;
+
+/// How soon events are tried again where there are none to be had.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often the names of interfaces are learnt anew.
+const LEARN: Duration = Duration::from_secs(1);
+/// Subflows in one line.
+const PART: usize = 256;
+/// Keys of subflows that have gone which are kept for a program that does not read.
+const GONE: usize = 65_536;
+
+/// Tells programs what they want to know.
+pub(super) struct Teller {
+    interval: Duration,
+    /// When subflows are looked at.
+    due: Instant,
+    metrics: Metrics,
+    interfaces: (Interfaces, Instant),
+    events: Option<Events>,
+    /// When events are read, or tried again.
+    events_due: Instant,
+    /// What went wrong last, so that it is said once.
+    error: Option<String>,
+}
+
+/// The reader of events.
+struct Events {
+    monitor: Monitor,
+    names: Names,
+    lost: u64,
+}
+
+/// A line with subflows. Several lines may make one round.
+#[derive(Serialize)]
+struct Line<'m> {
+    event: &'static str,
+    /// Number of the look.
+    round: u64,
+    /// Nanoseconds since 1970.
+    time: u64,
+    /// Whether the policy in force tracks.
+    tracked: bool,
+    /// What was known before is to be forgotten: all subflows follow.
+    reset: bool,
+    /// Looks before this one of which nothing was told.
+    skipped: u64,
+    /// Lines of this round that follow.
+    more: usize,
+    subflows: &'m [Metric],
+    gone: &'m [String],
+}
+
+impl Teller {
+    pub(super) fn new(interval: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            interval,
+            due: now,
+            metrics: Metrics::default(),
+            interfaces: (Interfaces::default(), now),
+            events: None,
+            events_due: now,
+            error: None,
+        }
+    }
+
+    /// When it is to be called.
+    pub(super) fn due(&self, peers: &[Peer]) -> Option<Instant> {
+        let metrics = peers.iter().any(|p| p.wants.metrics).then_some(self.due);
+        let events = wants_events(peers).then_some(self.events_due);
+        metrics.into_iter().chain(events).min()
+    }
+
+    pub(super) fn tell(&mut self, peers: &mut [Peer], now: Instant) {
+        if !wants_events(peers) {
+            // Others may read them.
+            self.events = None;
+        } else if now >= self.events_due
+            && let Err(error) = self.events(peers, now)
+        {
+            self.events = None;
+            self.events_due = now + RETRY;
+            self.tell_error("events", &error, peers, |peer| {
+                !peer.wants.events.is_empty()
+            });
+        }
+        if peers.iter().any(|peer| peer.wants.metrics) && now >= self.due {
+            // What took too long is left out, not made up for.
+            let next = self.due + self.interval;
+            self.due = Some(next)
+                .filter(|next| *next > now)
+                .unwrap_or(now + self.interval);
+            if let Err(error) = self.subflows(peers, now) {
+                self.tell_error("metrics", &error, peers, |peer| peer.wants.metrics);
+            }
+        }
+    }
+
+    fn tell_error(
+        &mut self,
+        what: &str,
+        error: &anyhow::Error,
+        peers: &mut [Peer],
+        to: impl Fn(&Peer) -> bool,
+    ) {
+        let error = format!("{what}: {error:#}");
+        if self.error.as_ref() == Some(&error) {
+            return;
+        }
+        for peer in peers.iter_mut().filter(|peer| to(peer)) {
+            peer.tell_error(&error);
+        }
+        self.error = Some(error);
+    }
+
+    fn events(&mut self, peers: &mut [Peer], now: Instant) -> Result<()> {
+        self.events_due = now + PAUSE;
+        if self.events.is_none() {
+            self.events = Some(Events {
+                monitor: Monitor::open()?,
+                names: Names::learn()?,
+                lost: 0,
+            });
+            self.error = None;
+        }
+        let Some(Events {
+            monitor,
+            names,
+            lost: before,
+        }) = &mut self.events
+        else {
+            return Ok(());
+        };
+        let goes_on = monitor.read(&mut |event, source| {
+            let mut line = None;
+            for peer in &mut *peers {
+                if !peer.wants.events.contains(&event.r#type()) {
+                    continue;
+                }
+                if line.is_none() {
+                    let name = names.name_of(event.ifindex)?;
+                    line = Some(format!("{}\n", object(event, &name, source)));
+                }
+                peer.push(line.as_deref().unwrap_or_default().as_bytes());
+            }
+            Ok(true)
+        })?;
+        let total = monitor.lost()?;
+        if total > *before {
+            let line = format!("{}\n", lost(monitor.now()?, total - *before, total));
+            *before = total;
+            for peer in peers.iter_mut().filter(|p| !p.wants.events.is_empty()) {
+                peer.push(line.as_bytes());
+            }
+        }
+        if !goes_on {
+            anyhow::bail!("the policy that was read is gone, or tells of no events any more");
+        }
+        Ok(())
+    }
+
+    fn subflows(&mut self, peers: &mut [Peer], now: Instant) -> Result<()> {
+        if self.metrics.round() == 0 || now >= self.interfaces.1 {
+            self.interfaces = (interfaces()?, now + LEARN);
+        }
+        let kernel = peers.iter().any(|p| p.wants.metrics && p.wants.kernel);
+        let gone = self.metrics.look(kernel)?;
+        let tracked = gone.is_some();
+        let round = self.metrics.round();
+        // Most are told the same.
+        let mut known: Option<(u64, Vec<Metric>)> = None;
+        for peer in peers.iter_mut().filter(|peer| peer.wants.metrics) {
+            peer.gone.extend(gone.iter().flatten().cloned());
+            if !peer.has_read() {
+                peer.skipped += 1;
+                if peer.gone.len() > GONE {
+                    peer.told = 0;
+                    peer.gone.clear();
+                }
+                continue;
+            }
+            let since = if peer.wants.changed_only {
+                peer.told
+            } else {
+                0
+            };
+            let subflows = match &mut known {
+                Some((of, subflows)) if *of == since => subflows,
+                known => {
+                    let changed = self.metrics.since(since, &self.interfaces.0);
+                    &mut known.insert((since, changed.collect())).1
+                }
+            };
+            let parts = subflows.len().div_ceil(PART).max(1);
+            for part in 0..parts {
+                let these = subflows.chunks(PART).nth(part).unwrap_or_default();
+                let line = Line {
+                    event: "metrics",
+                    round,
+                    time: self.metrics.time(),
+                    tracked,
+                    reset: since == 0 && part == 0,
+                    skipped: peer.skipped,
+                    more: parts - 1 - part,
+                    subflows: these,
+                    gone: if part == 0 { &peer.gone } else { &[] },
+                };
+                let mut bytes = serde_json::to_vec(&line)?;
+                bytes.push(b'\n');
+                peer.push_round(&bytes);
+            }
+            peer.told = round;
+            peer.skipped = 0;
+            peer.gone.clear();
+        }
+        Ok(())
+    }
+}
+
+fn wants_events(peers: &[Peer]) -> bool {
+    peers.iter().any(|peer| !peer.wants.events.is_empty())
+}
