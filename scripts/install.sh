@@ -68,6 +68,8 @@ put 644 "$data/doc/emptcp" README.md CHANGELOG.md COPYING
 put 644 "$data/doc/emptcp/LICENSES" LICENSES/GPL-2.0-only.txt LICENSES/BSD-2-Clause.txt
 put 644 "$data/doc/emptcp/docs" docs/*.md
 put 644 "$data/doc/emptcp/examples" examples/*.json
+put 644 "$data/doc/emptcp/examples/exec" examples/exec/*.json
+put 755 "$data/doc/emptcp/examples/exec" examples/exec/*.py
 put 644 "$data/doc/emptcp/examples/modules" examples/modules/*.bpf.c
 
 if [ -n "$uninstall" ]; then

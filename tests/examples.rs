@@ -1,6 +1,8 @@
 //! What the documentation shows is true: policies are accepted, the module outside of the
 //! tree compiles, links lead somewhere.
 
+#![allow(clippy::unwrap_used)]
+
 mod policies;
 
 use std::fs;
@@ -82,4 +84,101 @@ fn a_module_of_ones_own_is_found() {
     assert!(output.status.success(), "{errors}");
     // Without the folder nobody knows it.
     assert!(!check(&policy, None).status.success());
+}
+
+/// Programs of `examples/exec/`: what they may be long, and that they are Python.
+#[test]
+fn programs_are_short() {
+    for (name, most) in [("ecf.py", 60), ("path_manager.py", 40)] {
+        let path = root().join("examples/exec").join(name);
+        let text = read(&path);
+        let lines = text.lines().count();
+        assert!(lines <= most, "{name}: {lines} lines");
+        assert!(text.lines().all(|line| line.len() <= 100), "{name}");
+        let program = "import ast, sys; ast.parse(sys.stdin.read())";
+        let (_, error) = python(&["-c", program], &text);
+        assert_eq!(error, "", "{name}");
+    }
+    for path in policies::files("examples/exec", ".py") {
+        let known = ["ecf.py", "path_manager.py"];
+        assert!(
+            known.iter().any(|name| path.ends_with(name)),
+            "{path:?} has no limit"
+        );
+    }
+}
+
+/// Runs Python with an input; what it writes to both outputs.
+fn python(args: &[&str], input: &str) -> (String, String) {
+    use std::io::Write as _;
+    use std::process::Stdio;
+
+    let mut command = Command::new("python3");
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr))
+}
+
+/// A round of metrics for ecf.py: round-trip times in milliseconds of two subflows, with windows of
+/// ten segments, and segments that wait.
+fn round(reset: bool, rtts: [u32; 2], queued: u32) -> String {
+    let subflow = |link: usize| {
+        serde_json::json!({
+            "subflow": format!("10.0.{link}.1:1-10.0.{link}.2:2"), "token": "0x00000001",
+            "from": { "kernel": { "srtt_us": rtts[link] * 1000, "rttvar_us": 1000, "cwnd": 10,
+                "mss": 1000, "unsent_bytes": queued * 500 } },
+            "to": { "kernel": null },
+        })
+    };
+    let line = serde_json::json!({ "event": "metrics", "reset": reset, "gone": [], "more": 0,
+        "subflows": [subflow(0), subflow(1)] });
+    format!("{line}\n")
+}
+
+#[test]
+fn ecf_goes_by_the_paper() {
+    let hello = "{\"emptcp\": 1, \"event\": \"hello\"}\n".to_owned();
+    let rounds = [
+        // Waiting for 20 ms twice is less than 200 ms.
+        round(true, [20, 200], 10),
+        // Nothing new.
+        round(false, [20, 200], 12),
+        // Nothing waits: no decision.
+        round(false, [20, 200], 0),
+        // 1.25 times (200 + 1) ms are more than 240 ms, for who waits already.
+        round(false, [20, 200], 110),
+        // Bulk: both are wanted.
+        round(false, [20, 200], 1000),
+        // Now the other one is the slow one.
+        round(false, [200, 20], 10),
+    ];
+    let path = root().join("examples/exec/ecf.py");
+    let (out, err) = python(&[path.to_str().unwrap()], &(hello + &rounds.concat()));
+    assert_eq!(err, "");
+    let said: Vec<serde_json::Value> = (out.lines())
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(said[0]["cmd"], "subscribe");
+    let wishes: Vec<_> = (said[1..].iter())
+        .map(|c| {
+            (
+                c["subflow"].as_str().unwrap(),
+                c["value"].as_bool().unwrap(),
+            )
+        })
+        .collect();
+    let (first, second) = ("10.0.0.2:2-10.0.0.1:1", "10.0.1.2:2-10.0.1.1:1");
+    assert_eq!(wishes, [(second, true), (second, false), (first, true)]);
 }

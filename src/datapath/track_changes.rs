@@ -56,26 +56,25 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Looks, and returns the keys of subflows that have gone; `None`: the policy in force does not
-    /// track, or there is none. `kernel`: also at what the kernel knows of sockets.
+    /// Looks. Whether the policy in force tracks, and the keys of subflows that have gone. `kernel`:
+    /// also at what the kernel knows of sockets.
     ///
     /// # Errors
     ///
     /// No privilege; the kernel's.
-    pub(crate) fn look(&mut self, kernel: bool) -> Result<Option<Vec<String>>> {
+    pub(crate) fn look(&mut self, kernel: bool) -> Result<(bool, Vec<String>)> {
         self.round += 1;
-        // Their pins: others, once a policy was deleted.
-        let Some(maps) = TrackMaps::open(&Home::current(false)?)? else {
-            self.known.clear();
-            return Ok(None);
-        };
-        let sockets = if kernel { mptcp_sockets()? } else { Vec::new() };
-        let sockets: Sockets<'_> = sockets.iter().map(|s| ((s.local, s.remote), s)).collect();
         self.now = sys::boot_time()?;
         self.time = epoch()?.wrapping_add(self.now);
-        let entries = tables::read(&maps.subflows).context("cannot read the subflows")?;
-        for (key, value) in entries {
-            self.seen(key, value, &sockets);
+        // Their pins: others, once a policy was deleted.
+        let maps = TrackMaps::open(&Home::current(false)?)?;
+        if let Some(maps) = &maps {
+            let sockets = if kernel { mptcp_sockets()? } else { Vec::new() };
+            let sockets: Sockets<'_> = sockets.iter().map(|s| ((s.local, s.remote), s)).collect();
+            let entries = tables::read(&maps.subflows).context("cannot read the subflows")?;
+            for (key, value) in entries {
+                self.seen(key, value, &sockets);
+            }
         }
         let mut gone = Vec::new();
         let round = self.round;
@@ -85,7 +84,7 @@ impl Metrics {
             }
             known.seen == round
         });
-        Ok(Some(gone))
+        Ok((maps.is_some(), gone))
     }
 
     fn seen(&mut self, key: Vec<u8>, value: Vec<u8>, sockets: &Sockets<'_>) {

@@ -39,7 +39,8 @@ pub(crate) fn all() -> Vec<(String, String)> {
             .to_string_lossy()
             .into_owned()
     };
-    let examples = files("examples", ".json");
+    let mut examples = files("examples", ".json");
+    examples.extend(files("examples/exec", ".json"));
     assert!(!examples.is_empty());
     let mut found: Vec<_> = examples
         .iter()

@@ -42,7 +42,7 @@ for line in sys.stdin:
         continue
     rounds += 1
     if rounds % 10 == 0:
-        log(len(known), "known", sum(1 for b in known.values() if b > MANY))
+        log("round", rounds, ":", len(known), "known", sum(1 for b in known.values() if b > MANY))
 "#;
 
 /// A map, by the name of its pin.
@@ -91,6 +91,12 @@ fn root_exec_cost_of_commands() {
     daemon.end();
 }
 
+/// Rounds that the program has seen, to ten.
+fn rounds_of(said: &str) -> f64 {
+    let mut words = said.rsplit("round ").next().unwrap().split_whitespace();
+    words.next().unwrap().parse().unwrap()
+}
+
 /// Seconds of CPU that a process has taken.
 fn cpu(process: &str) -> f64 {
     let stat = sh(&format!("cat /proc/{process}/stat"));
@@ -133,7 +139,7 @@ fn root_exec_cost_of_many_subflows() {
     let child = sh("pgrep -f 'python3 .*[r]ounds.py'").trim().to_owned();
     for changed in [0, 1000, SUBFLOWS as usize] {
         let before = [&id, &child].map(|process| cpu(process));
-        let mut rounds = 0;
+        let (mut rounds, told) = (0, rounds_of(&said(&rig)));
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(5) {
             rounds += 1;
@@ -147,10 +153,15 @@ fn root_exec_cost_of_many_subflows() {
         }
         let time = begin.elapsed().as_secs_f64();
         let after = [&id, &child].map(|process| cpu(process));
+        let told = rounds_of(&said(&rig)) - told;
+        let taken = [after[0] - before[0], after[1] - before[1]];
         println!(
-            "{SUBFLOWS} subflows, {changed} change in 100 ms: run {:.1} %, program {:.1} % of a core",
-            100.0 * (after[0] - before[0]) / time,
-            100.0 * (after[1] - before[1]) / time,
+            "{SUBFLOWS} subflows, {changed} change in 100 ms: run {:.1} %, program {:.1} % of a core; \
+             {told} rounds in {time:.1} s, of {:.1} and {:.1} ms",
+            100.0 * taken[0] / time,
+            100.0 * taken[1] / time,
+            1000.0 * taken[0] / told.max(1.0),
+            1000.0 * taken[1] / told.max(1.0),
         );
     }
     wait_for("all are told to have changed", LIMIT, || {
@@ -159,6 +170,8 @@ fn root_exec_cost_of_many_subflows() {
     for key in &keys {
         subflows.delete(key).unwrap();
     }
-    wait_for("they have gone", LIMIT, || said(&rig).contains(": 2 known"));
+    wait_for("they have gone", LIMIT, || {
+        said(&rig).contains(": 2 known 0")
+    });
     daemon.end();
 }

@@ -155,3 +155,48 @@ for line in sys.stdin:
         crate::rig::sh("pgrep -f [c]rashes.py || true").is_empty()
     });
 }
+
+#[test]
+fn root_exec_guard_that_is_killed_has_a_successor() {
+    let rig = rig();
+    policy(&rig);
+    let path = socket(&rig);
+    let daemon = run(&rig, &["--socket", path.to_str().unwrap()]);
+    let guards = || {
+        let all = crate::rig::sh(&format!("pgrep -P {} || true", daemon.child.0.id()));
+        all.split_whitespace()
+            .map(|id| id.parse().unwrap())
+            .collect::<Vec<i32>>()
+    };
+    let mut client = Client::connect(&rig);
+    ok(&client.add("marks", NONE, json!(1)));
+    let [first] = guards()[..] else {
+        panic!("{:?}", guards());
+    };
+    // Signals that end a process it does not mind.
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), signal).unwrap();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(table(&rig, "marks"), json!({ NONE: 1 }));
+    for signal in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let [guard] = guards()[..] else {
+            panic!("{:?}", guards());
+        };
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard), signal).unwrap();
+        // Of one that is stopped it takes as many as its pipe holds.
+        for number in 0..2000 {
+            let key = format!("192.0.2.1:{number}-192.0.2.2:2");
+            ok(&client.add("window", &key, json!(number)));
+        }
+        wait_for(
+            "another guard",
+            LIMIT,
+            || matches!(guards()[..], [other] if other != guard),
+        );
+    }
+    daemon.signal(Signal::SIGKILL);
+    wait_for("nothing", LIMIT, || {
+        table(&rig, "marks") == json!({}) && table(&rig, "window") == json!({})
+    });
+}

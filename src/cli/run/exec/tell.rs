@@ -181,13 +181,12 @@ impl Teller {
             self.interfaces = (interfaces()?, now + LEARN);
         }
         let kernel = peers.iter().any(|p| p.wants.metrics && p.wants.kernel);
-        let gone = self.metrics.look(kernel)?;
-        let tracked = gone.is_some();
+        let (tracked, gone) = self.metrics.look(kernel)?;
         let round = self.metrics.round();
         // Most are told the same.
         let mut known: Option<(u64, Vec<Metric>)> = None;
         for peer in peers.iter_mut().filter(|peer| peer.wants.metrics) {
-            peer.gone.extend(gone.iter().flatten().cloned());
+            peer.gone.extend_from_slice(&gone);
             if !peer.has_read() {
                 peer.skipped += 1;
                 if peer.gone.len() > GONE {
