@@ -9,8 +9,8 @@ use serde_json::json;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Command {
-    /// Answers.
-    Ping,
+    /// Answers. With braces, or serde would take any fields.
+    Ping {},
     /// Says what the program wants to be told, instead of what it wanted before.
     Subscribe(Subscribe),
     /// Writes an entry of a table.
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn commands() {
-        assert_eq!(one(r#"{"cmd": "ping", "id": 1}"#), Ok(Command::Ping));
+        assert_eq!(one(r#"{"cmd": "ping", "id": 1}"#), Ok(Command::Ping {}));
         let add = Command::TableAdd {
             table: "slow".to_owned(),
             key: json!("10.0.0.1"),

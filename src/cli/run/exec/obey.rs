@@ -147,7 +147,7 @@ impl Locked<'_> {
     pub(super) fn obey(&mut self, peer: &mut Peer, command: Command) -> Obedience {
         let owner = peer.owner;
         let answer = match &command {
-            Command::Ping => Ok(None),
+            Command::Ping {} => Ok(None),
             Command::Subscribe(subscribe) => {
                 wants(subscribe).map(|wants| {
                     peer.wants = wants;

@@ -37,6 +37,8 @@ use crate::sys;
 const VARIABLES: [&str; 6] = ["PATH", "LANG", "LC_ALL", "TZ", "TERM", "PYTHONPATH"];
 /// Lines of its standard error that are passed on in a second, and at once.
 const SAID: (u32, u32) = (100, 1000);
+/// Bytes that its standard input holds, as every user may have them (pipe(7)).
+const PIPE: i32 = 1 << 20;
 /// How often a program that is to end is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long it has to end by itself.
@@ -179,6 +181,9 @@ impl Program {
             .zip(child.stdout.take())
             .zip(child.stderr.take());
         let ((input, output), stderr) = pipes.context("the program has no pipes")?;
+        // A round of metrics at once, instead of so much as the program reads at a time. There may be
+        // too many pipes of that size.
+        let _ = fcntl(&input, FcntlArg::F_SETPIPE_SZ(PIPE));
         let running = Running {
             child,
             owner: 0,

@@ -180,6 +180,12 @@ impl Teller {
         if self.metrics.round() == 0 || now >= self.interfaces.1 {
             self.interfaces = (interfaces()?, now + LEARN);
         }
+        if peers.iter().all(|p| !p.wants.metrics || !p.has_read()) {
+            // Nobody would be told: later, more has changed.
+            let wanting = peers.iter_mut().filter(|p| p.wants.metrics);
+            wanting.for_each(|peer| peer.skipped += 1);
+            return Ok(());
+        }
         let kernel = peers.iter().any(|p| p.wants.metrics && p.wants.kernel);
         let (tracked, gone) = self.metrics.look(kernel)?;
         let round = self.metrics.round();
