@@ -151,27 +151,38 @@ pub(super) fn create(name: &str, definition: &Definition) -> Result<MapHandle> {
 
 /// All entries of a table, as stored.
 pub(super) fn read(map: &MapHandle) -> Result<Vec<Entry>> {
-    let (key, value) = (map.key_size() as usize, map.value_size() as usize);
     let mut entries = Vec::new();
+    each(map, &mut |key, value| {
+        entries.push((key.to_vec(), value.to_vec()));
+    })?;
+    Ok(entries)
+}
+
+/// Goes through all entries, as stored.
+pub(super) fn each(map: &MapHandle, run: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+    let (key, value) = (map.key_size() as usize, map.value_size() as usize);
+    let mut none = true;
     let mut batches = sys::Batches::new(map, key, value);
     loop {
         match batches.next(BATCH as u32) {
             Ok(Some((keys, values))) => {
-                let keys = keys.chunks_exact(key).map(<[u8]>::to_vec);
-                entries.extend(keys.zip(values.chunks_exact(value).map(<[u8]>::to_vec)));
+                for (key, value) in keys.chunks_exact(key).zip(values.chunks_exact(value)) {
+                    none = false;
+                    run(key, value);
+                }
             }
-            Ok(None) => return Ok(entries),
+            Ok(None) => return Ok(()),
             // Kernels before 5.13 have no batches of prefixes.
-            Err(_) if entries.is_empty() => break,
+            Err(_) if none => break,
             Err(e) => return Err(e).context("cannot read the table"),
         }
     }
     for key in map.keys() {
         if let Some(value) = map.lookup(&key, MapFlags::ANY)? {
-            entries.push((key, value));
+            run(&key, &value);
         }
     }
-    Ok(entries)
+    Ok(())
 }
 
 /// Writes entries, as stored; what is there already gets the new value.

@@ -71,10 +71,8 @@ impl Metrics {
         if let Some(maps) = &maps {
             let sockets = if kernel { mptcp_sockets()? } else { Vec::new() };
             let sockets: Sockets<'_> = sockets.iter().map(|s| ((s.local, s.remote), s)).collect();
-            let entries = tables::read(&maps.subflows).context("cannot read the subflows")?;
-            for (key, value) in entries {
-                self.seen(key, value, &sockets);
-            }
+            let seen = &mut |key: &[u8], value: &[u8]| self.seen(key, value, &sockets);
+            tables::each(&maps.subflows, seen).context("cannot read the subflows")?;
         }
         let mut gone = Vec::new();
         let round = self.round;
@@ -87,29 +85,29 @@ impl Metrics {
         Ok((maps.is_some(), gone))
     }
 
-    fn seen(&mut self, key: Vec<u8>, value: Vec<u8>, sockets: &Sockets<'_>) {
-        let mut known = Known {
-            value,
-            sockets: [None, None],
+    fn seen(&mut self, key: &[u8], value: &[u8], sockets: &Sockets<'_>) {
+        let mut of_kernel = [None, None];
+        if !sockets.is_empty()
+            && let Some(raw) = from_bytes::<SubflowKey>(key)
+        {
+            let [lower, higher] = Ends::from(&raw).ends;
+            of_kernel = [(lower, higher), (higher, lower)].map(|ends| sockets.get(&ends).copied());
+        }
+        let before = self.known.get_mut(key);
+        if let Some(before) = before
+            && before.value == value
+            && before.sockets.each_ref().map(Option::as_ref) == of_kernel
+        {
+            before.seen = self.round;
+            return;
+        }
+        let known = Known {
+            value: value.to_vec(),
+            sockets: of_kernel.map(|socket| socket.cloned()),
             seen: self.round,
             changed: self.round,
         };
-        if !sockets.is_empty()
-            && let Some(raw) = from_bytes::<SubflowKey>(&key)
-        {
-            let [lower, higher] = Ends::from(&raw).ends;
-            known.sockets = [(lower, higher), (higher, lower)]
-                .map(|ends| sockets.get(&ends).map(|socket| (*socket).clone()));
-        }
-        if let Some(before) = self.known.get_mut(&key) {
-            if before.value == known.value && before.sockets == known.sockets {
-                before.seen = self.round;
-            } else {
-                *before = known;
-            }
-            return;
-        }
-        self.known.insert(key, known);
+        self.known.insert(key.to_vec(), known);
     }
 
     /// When the last look was, in nanoseconds since 1970.
