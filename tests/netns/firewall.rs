@@ -115,6 +115,30 @@ fn root_firewall_few_joins_a_second() {
     assert!(passed < 60 || time > Duration::from_secs(4));
 }
 
+/// One more than the policy allows, once the others are there.
+#[test]
+fn root_firewall_few_subflows() {
+    let walled = Walled::new();
+    let (near, far) = (&walled.rig.near, &walled.rig.far);
+    walled.table("add", "partners", "10.77.0.0/16");
+    far.sh("ip addr add 10.77.1.3/24 dev p1");
+    let policy = walled.rig.run(&["show", "--json"]).ok().out;
+    for (limit, subflows) in [(8, 3), (2, 2)] {
+        let limited = policy.replace("\"min\": 8", &format!("\"min\": {limit}"));
+        let file = walled.rig.folder.write("limited.json", limited);
+        walled.rig.run(&["apply", file.to_str().unwrap()]).ok();
+        far.sh("ip mptcp endpoint flush; ip mptcp endpoint add 10.77.1.1 id 9 subflow dev p1");
+        let before = joins(near);
+        let done = transfer(far, near, "10.77.0.2".parse().unwrap(), || {
+            far.sh("ip mptcp endpoint add 10.77.1.3 id 10 subflow dev p1");
+            std::thread::sleep(Duration::from_millis(100));
+        });
+        assert!(!done.fell_back);
+        assert_eq!(done.subflows, subflows, "limit {limit}");
+        assert_eq!(joins(near) - before, subflows as u64 - 1, "limit {limit}");
+    }
+}
+
 #[test]
 fn root_firewall_announcements() {
     let walled = Walled::new();
