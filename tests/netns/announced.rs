@@ -304,3 +304,43 @@ fn root_announced_under_an_id_that_is_taken() {
     both();
     assert_eq!(ends.since(before), [1, 2, 2]);
 }
+
+/// `examples/second-address.json`, with other thresholds: announced, joined, and withdrawn by the id
+/// that the stack has given the subflow.
+#[test]
+fn root_announced_and_withdrawn_as_in_the_example() {
+    let ends = Ends::new("tc-egress");
+    let second = ends.address(false, 1).to_string();
+    let text = include_str!("../../examples/second-address.json")
+        .replace("192.0.2.7", &second)
+        .replace("eth*", "p*")
+        .replace("1GiB", "4MiB");
+    let mut policy: Value = serde_json::from_str(&text).unwrap();
+    ends.rig.apply(&policy["chains"].take()).ok();
+    let listener = ends.listen(false, PORT);
+    let before = ends.counts();
+    let removed = || counter(ends.client(), "MPTcpExtRmAddr");
+    let none = removed();
+    let (client, server) = ends.connect(false, PORT, &listener);
+    let bytes = fill(1, SIZE);
+    let few = &bytes[..64 << 10];
+    let living = || subflows(ends.client(), PORT);
+    for (from, to) in [(&client, &server), (&server, &client)] {
+        send(from, to, few);
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!((ends.since(before), living()), ([0, 0, 0], 1));
+    send(&client, &server, &bytes);
+    wait_for("the second subflow", LIMIT, || living() == 2);
+    assert_eq!((ends.since(before), removed()), ([1, 1, 1], none));
+    wait_for("its end", LIMIT, || {
+        send(&server, &client, &bytes);
+        removed() > none && living() == 1
+    });
+    for (from, to) in [(&client, &server), (&server, &client)] {
+        send(from, to, &bytes);
+    }
+    assert_eq!((ends.since(before), removed()), ([1, 1, 1], none + 1));
+    assert_eq!(living(), 1);
+    assert!(!raw::mptcp_fell_back(&client), "fell back");
+}
