@@ -28,10 +28,12 @@ struct {
 static __always_inline int release_join_write(struct emptcp_ctx *ctx, const __u8 *bytes,
 					      __u32 ip_off, __u32 len)
 {
+	__u32 link = ((emptcp_forget(ip_off) - 1) & 63) + 1;
+
 	ip_off &= 63;
-	if (ip_off && bpf_skb_store_bytes(ctx, 0, bytes, ip_off, 0))
+	/* Lengths from 1 on: Linux 5.10 learns nothing of a comparison with 0. */
+	if (ip_off && bpf_skb_store_bytes(ctx, 0, bytes, link, 0))
 		return -1;
-	/* From 1 on, for the verifier of Linux 5.10. */
 	len = ((emptcp_forget(len - ip_off) - 1) & (EMPTCP_HELD_BYTES - 1)) + 1;
 	return bpf_skb_store_bytes(ctx, ip_off, bytes + ip_off, len, BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
 }
