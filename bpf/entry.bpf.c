@@ -14,6 +14,7 @@
  */
 #include <emptcp/chain.h>
 #include <emptcp/parse.h>
+#include <emptcp/prio.h>
 #include <emptcp/ring.h>
 #include <emptcp/ring_events.h>
 #include <emptcp/track.h>
@@ -103,6 +104,7 @@ struct emptcp_enums {
 	struct emptcp_track_key track_key;
 	struct emptcp_track_subflow track_subflow;
 	struct emptcp_track_conn track_conn;
+	struct emptcp_prio_wish prio_wish;
 	struct emptcp_subflow subflow;
 };
 const volatile struct emptcp_enums emptcp_enums = {};
