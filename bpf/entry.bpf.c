@@ -131,7 +131,7 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 	struct emptcp_generation *g;
 	struct emptcp_pkt pkt = {};
 	__u64 current;
-	__u32 zero = 0;
+	__u32 zero = 0, tracked = 0;
 	int reason, counted, known = 1;
 
 	asm volatile("" : "+r"(e));
@@ -143,7 +143,7 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 	if (!e->later && (e->next.later || e->prev.later))
 		ctx_hand_over(ctx, e->hook, current, entry_later(e, current));
 	if (e->later)
-		known = ctx_take_over(ctx, e->hook, &current);
+		known = ctx_take_over(ctx, e->hook, &current, &tracked);
 
 	reason = emptcp_parse(ctx, e->framing, &pkt);
 	if (reason == EMPTCP_REASON_TRUNCATED && !ctx_pull(ctx, PULL_BYTES))
@@ -162,6 +162,9 @@ int emptcp_entry_run(struct emptcp_ctx *ctx)
 		for (int i = 0; i < EMPTCP_WORD_ZEROED; i++)
 			ctx_set_word(ctx, i, 0);
 	}
+	/* The tracker runs in the first part alone. */
+	if (e->later)
+		ctx_set_word(ctx, EMPTCP_WORD_TRACKED, tracked);
 	if (current == e->next.generation) {
 		if (reason)
 			return entry_undecidable(&e->next, e->hook, counted);

@@ -47,6 +47,8 @@ for kind, title in [("selector", "Selectors"), ("actor", "Actors")]:
             for key, word in [("default", "default"), ("min", "at least"), ("max", "at most")]:
                 if key in p:
                     notes.append(f"{word} `{p[key]}`")
+            if p["tracked_unless"]:
+                notes.append("without it, packets are [tracked](tracker.md)")
             print("| `%s` | %s | %s | %s |" % (p["name"], p["type"], ", ".join(notes), p["doc"]))
 ' >"$tmp"
 

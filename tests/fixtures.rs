@@ -437,6 +437,9 @@ fn root_a_clamped_window_stays_as_it_is() {
                 ..Options::default()
             };
             let mut subject = Subject::load(&registry, actor, given(entry), hook, options).unwrap();
+            for before in &entry.before {
+                subject.loaded.run(before, 0).unwrap();
+            }
             let once = subject.loaded.run(&entry.input, 0).unwrap().run.packet;
             assert_ne!(once, entry.input, "{} {hook}", entry.name);
             let twice = subject.loaded.run(&once, 0).unwrap().run.packet;

@@ -6,6 +6,7 @@
  * pay for hashes.
  */
 #include <emptcp/clock.h>
+#include <emptcp/learnt.h>
 #include <emptcp/length.h>
 #include <emptcp/track_events.h>
 #include <emptcp/track_maps.h>
@@ -148,17 +149,17 @@ static __always_inline void track_hello(struct emptcp_ctx *ctx, const struct emp
 	hello->token = mptcp_be32(opt + 4);
 }
 
-/** The window scale that a SYN offers. */
+/** The window scale that a SYN offers; EMPTCP_WSCALE_UNKNOWN: none. */
 static __always_inline __u32 track_wscale(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
 {
 	__u32 off = track_find_wscale(ctx, pkt->tcp_off, pkt->tcp_len) & 63;
 	const __u8 *opt;
 
 	if (!off)
-		return 0;
+		return EMPTCP_WSCALE_UNKNOWN;
 	opt = tcpopt_at(ctx, pkt, off, TCPOLEN_WINDOW);
 	if (!opt)
-		return 0;
+		return EMPTCP_WSCALE_UNKNOWN;
 	return opt[2] > TCP_WSCALE_MAX ? TCP_WSCALE_MAX : opt[2];
 }
 
@@ -450,7 +451,7 @@ track_syn(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct emp
 			sub->flags |= EMPTCP_TRACK_NAMES;
 		}
 	}
-	track_greet(&sub->way[from & 1], &hello, wscale);
+	track_greet(&sub->way[from & 1], &hello, wscale == EMPTCP_WSCALE_UNKNOWN ? 0 : wscale);
 	return sub;
 }
 
@@ -482,6 +483,11 @@ track_synack(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct 
 		half->version = hello.version;
 	else if (!hello.kind)
 		*tells = track_fallback(half, from, seq, EMPTCP_FALLBACK_SYNACK);
+	if (wscale == EMPTCP_WSCALE_UNKNOWN) {
+		/* No window of either end is scaled (RFC 7323, 2.2). */
+		wscale = 0;
+		half->way[!(from & 1)].wscale = 0;
+	}
 	track_greet(&half->way[from & 1], &hello, wscale);
 	return half;
 }
@@ -647,8 +653,19 @@ static __always_inline void track_ends(const struct emptcp_track_subflow *sub, _
 		conn->flags |= how;
 }
 
-static __always_inline int track_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-				       const struct track_params *p)
+/** Window scale of who sends in this direction, plus 1; 0: not known, or one of the ends alone was
+ * heard. */
+static __always_inline __u32 track_scale(const struct emptcp_track_way *way,
+					 const struct emptcp_track_way *back)
+{
+	if (way->wscale == EMPTCP_WSCALE_UNKNOWN || back->wscale == EMPTCP_WSCALE_UNKNOWN)
+		return 0;
+	return way->wscale + 1;
+}
+
+/** Takes the packet up; 1: it shows keys. *scale: what track_scale() says. */
+static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+				      __u32 *scale)
 {
 	const struct tcphdr *tcp = pkt->tcp;
 	struct emptcp_track_way *way, *back;
@@ -706,6 +723,7 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 	now = emptcp_boot_now();
 	way = &sub->way[from & 1];
 	back = &sub->way[!(from & 1)];
+	*scale = track_scale(way, back);
 	tells = emptcp_forget(tells);
 	if (!track_counts_here(ctx, way, now)) {
 		if (tells)
@@ -774,6 +792,17 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 	tells = emptcp_forget(tells);
 	if (emptcp_unlikely(tells & (TRACK_TELLS | TRACK_CLOSES)))
 		track_after(ctx, pkt, &key, from, tcp->rst ? tells | TRACK_CLOSES_BY_RST : tells);
+	return shows_keys;
+}
+
+static __always_inline int track_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+				       const struct track_params *p)
+{
+	__u32 scale = 0;
+	int shows_keys = track_take(ctx, pkt, &scale);
+
+	/* For each packet: what the word had before is of another one. */
+	emptcp_learnt_leave(ctx, pkt->links->zone, emptcp_forget(scale) & 0xff);
 	return shows_keys;
 }
 

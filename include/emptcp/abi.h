@@ -73,6 +73,8 @@ enum emptcp_reason {
 	EMPTCP_REASON_UNTRACKED,
 	/** The keys of the connection were not seen. */
 	EMPTCP_REASON_NO_KEYS,
+	/** The window scale of who sent the packet is not known. */
+	EMPTCP_REASON_NO_WSCALE,
 	EMPTCP_REASON_MAX,
 };
 
@@ -247,7 +249,9 @@ struct emptcp_handover {
 	__u64 generation;
 	/** How many parts have not taken it yet: behind the last one a packet of the same address
 	 * is another one. */
-	__u64 left;
+	__u32 left;
+	/** EMPTCP_WORD_TRACKED, which the tracker sets in the first part. */
+	__u32 tracked;
 };
 
 /** Counters of a step, one per CPU. Each packet that reaches the step is in one of the first three.
@@ -278,6 +282,8 @@ enum emptcp_word {
 	EMPTCP_WORD_OPTION,
 	/** 16 bits of the author's own. */
 	EMPTCP_WORD_INLINE,
+	/** What the tracker knows of the packet (learnt.h). */
+	EMPTCP_WORD_TRACKED,
 	/** Words that are zero when a run begins. */
 	EMPTCP_WORD_ZEROED,
 	/**

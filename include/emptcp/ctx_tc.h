@@ -38,10 +38,22 @@ static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __
 	h->packet = (unsigned long)ctx;
 	h->generation = generation;
 	h->left = later;
+	h->tracked = 0;
 }
 
-/** Takes the generation that the first part has left for this packet; 0 where it has not. */
-static __always_inline int ctx_take_over(struct emptcp_ctx *ctx, __u32 hook, __u64 *generation)
+/** Leaves what the tracker knows of this packet (EMPTCP_WORD_TRACKED) for the later parts. */
+static __always_inline void ctx_hand_on(struct emptcp_ctx *ctx, __u32 hook, __u32 tracked)
+{
+	struct emptcp_handover *h = bpf_map_lookup_elem(&handover, &hook);
+
+	if (h)
+		h->tracked = tracked;
+}
+
+/** Takes the generation that the first part has left for this packet, and what the tracker knows
+ * of it; 0 where it has not. */
+static __always_inline int ctx_take_over(struct emptcp_ctx *ctx, __u32 hook, __u64 *generation,
+					 __u32 *tracked)
 {
 	struct emptcp_handover *h = bpf_map_lookup_elem(&handover, &hook);
 
@@ -49,6 +61,7 @@ static __always_inline int ctx_take_over(struct emptcp_ctx *ctx, __u32 hook, __u
 		return 0;
 	h->left--;
 	*generation = h->generation;
+	*tracked = h->tracked;
 	return 1;
 }
 

@@ -28,7 +28,13 @@ static __always_inline void ctx_hand_over(struct emptcp_ctx *ctx, __u32 hook, __
 }
 
 /** See ctx_hand_over(). */
-static __always_inline int ctx_take_over(struct emptcp_ctx *ctx, __u32 hook, __u64 *generation)
+static __always_inline void ctx_hand_on(struct emptcp_ctx *ctx, __u32 hook, __u32 tracked)
+{
+}
+
+/** See ctx_hand_over(). */
+static __always_inline int ctx_take_over(struct emptcp_ctx *ctx, __u32 hook, __u64 *generation,
+					 __u32 *tracked)
 {
 	return 1;
 }

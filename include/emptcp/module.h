@@ -91,6 +91,12 @@
  * the value 0. */
 #define EMPTCP_EDITS_IF EMPTCP_TAG("edits-if")
 /**
+ * At an integer without sign: a step in which it is not given goes by what the tracker remembers
+ * (learnt.h), which then comes before it, as with the flag EMPTCP_TRACKED; one in which it is given
+ * needs no tracker. Not given it has all bits set, which must not be a value: see EMPTCP_MAX.
+ */
+#define EMPTCP_TRACKED_UNLESS EMPTCP_TAG("tracked-unless")
+/**
  * Behind the structure of the parameters: what whoever puts the module in force
  * should know, in one line: apply and check print it.
  */

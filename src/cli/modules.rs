@@ -89,6 +89,9 @@ fn remarks(module: &Module, param: &Param) -> String {
             remarks.push(format!("{word} {value}"));
         }
     }
+    if param.tracked_unless {
+        remarks.push("without it, packets are tracked".to_owned());
+    }
     if remarks.is_empty() {
         String::new()
     } else {
@@ -107,6 +110,7 @@ fn describe(module: &Module, files: &[PathBuf]) -> Value {
                 "doc": p.doc,
                 "required": p.required,
                 "lookup": p.lookup,
+                "tracked_unless": p.tracked_unless,
             });
             for (key, value) in [("default", &p.default), ("min", &p.min), ("max", &p.max)] {
                 if let Some(value) = value {
@@ -129,6 +133,7 @@ fn describe(module: &Module, files: &[PathBuf]) -> Value {
             "observes": module.flags.observes,
             "ends": module.flags.ends,
             "fq": module.flags.fq,
+            "tracked": module.flags.tracked,
         },
         "warns": module.warns,
         "params": params,

@@ -1,7 +1,6 @@
 //! The tracker in front of the chains that go by what it remembers.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 
 use serde_json::json;
 
@@ -42,12 +41,6 @@ pub fn with_tracker<'p>(policy: &'p Policy, modules: &[Module]) -> Cow<'p, Polic
     let (Some(selector), Some(actor)) = (of(Kind::Selector), of(Kind::Actor)) else {
         return Cow::Borrowed(policy);
     };
-    let tracked: HashSet<&str> = modules
-        .iter()
-        .filter(|m| m.flags.tracked)
-        .flat_map(|m| [Some(m.name.as_str()), m.alias.as_deref()])
-        .flatten()
-        .collect();
     let mut needed = Vec::new();
     let mut at = None;
     if let Some(first) = policy.track.first() {
@@ -62,7 +55,7 @@ pub fn with_tracker<'p>(policy: &'p Policy, modules: &[Module]) -> Cow<'p, Polic
         if resolved
             .steps()
             .iter()
-            .any(|step| tracked.contains(step.step.module.value.as_str()))
+            .any(|step| is_tracked(step.step, modules))
         {
             at.get_or_insert_with(|| chain.name.at.clone());
             let hooks: Vec<Hook> = chain.hooks.iter().map(|h| h.value).collect();
@@ -78,6 +71,13 @@ pub fn with_tracker<'p>(policy: &'p Policy, modules: &[Module]) -> Cow<'p, Polic
         .map(|needed| chain(&needed, &selector.name, &actor.name, &at));
     policy.chains.splice(0..0, chains);
     Cow::Owned(policy)
+}
+
+/// Whether a step goes by what the tracker remembers.
+fn is_tracked(step: &Step, modules: &[Module]) -> bool {
+    let is_given = |param: &str| step.params.get(param).is_some();
+    let mut meant = modules.iter().filter(|m| m.is_named(&step.module.value));
+    meant.any(|module| module.is_tracked(is_given))
 }
 
 /// Adds interfaces to both directions that these hooks are of.
@@ -146,6 +146,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::module::Type;
+    use crate::params::fake::module;
     use crate::params::fake::registry;
     use crate::policy::Fragment;
     use crate::policy::parse;
@@ -211,6 +213,33 @@ mod tests {
         assert!(added(&policy("", &[chain])).is_empty());
         let off = r#""hook": "xdp", "interfaces": ["eth0"], "enabled": false, "select": { "TRACKED": {} }"#;
         assert!(added(&policy("", &[off])).is_empty());
+    }
+
+    /// A parameter that stands for what the tracker knows.
+    #[test]
+    fn what_is_not_given_is_tracked() {
+        let mut modules = modules();
+        modules.push(
+            module(Kind::Actor, "clamp")
+                .with("scale", Type::Uint(1))
+                .tracked_unless(),
+        );
+        let chains = |params: &str| {
+            let text = format!(
+                r#"{{ "version": 1, "chains": [{{ "name": "c", "hook": "tc-egress",
+                     "interfaces": ["eth0"], "act": [{{ "clamp": {params} }}] }}] }}"#
+            );
+            let fragment = Fragment {
+                name: "p".to_owned(),
+                bytes: text.into_bytes(),
+            };
+            with_tracker(&parse(&[fragment]).unwrap(), &modules)
+                .chains
+                .len()
+        };
+        assert_eq!(chains("{}"), 3);
+        assert_eq!(chains(r#"{ "scale": 0 }"#), 1);
+        assert_eq!(chains(r#"{ "scale": { "table": "t" } }"#), 1);
     }
 
     #[test]

@@ -177,6 +177,7 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
                 .map(|(other, value)| (other.to_owned(), value.to_owned())),
             edits_if: member_tags.contains_key("edits-if"),
             leaves_by: member_tags.contains_key("leaves-by"),
+            tracked_unless: member_tags.contains_key("tracked-unless"),
             name: member_name,
         });
     }
@@ -399,6 +400,7 @@ fn table_params(
             required_if: None,
             edits_if: false,
             leaves_by: false,
+            tracked_unless: false,
             name,
         });
     }

@@ -154,6 +154,12 @@ impl Module {
     pub fn is_named(&self, name: &str) -> bool {
         self.name == name || self.alias.as_deref() == Some(name)
     }
+
+    /// Whether a step goes by what the tracker remembers, by which parameters are given in it.
+    pub fn is_tracked(&self, is_given: impl Fn(&str) -> bool) -> bool {
+        let mut without = self.params.iter().filter(|param| param.tracked_unless);
+        self.flags.tracked || without.any(|param| !is_given(&param.name))
+    }
 }
 
 /// One parameter of a module: a member of its `struct <name>_params`.
@@ -185,6 +191,9 @@ pub struct Param {
     pub edits_if: bool,
     /// An interface by which packets leave past routing (`EMPTCP_LEAVES_BY`).
     pub leaves_by: bool,
+    /// Without it the step goes by what the tracker remembers (`EMPTCP_TRACKED_UNLESS`); its bits
+    /// are all set then.
+    pub tracked_unless: bool,
 }
 
 /// The vocabulary of parameter types (`include/emptcp/types.h`).

@@ -57,6 +57,12 @@ pub fn check_description(module: &Module) -> Vec<String> {
             }
         }
         check_bounds(param, &mut errors);
+        if param.tracked_unless && !has_room_for_absence(param) {
+            errors.push(format!(
+                "{name}: EMPTCP_TRACKED_UNLESS takes an integer without sign that is not required, \
+                 without a default, and a max below all bits set"
+            ));
+        }
     }
     errors
 }
@@ -112,6 +118,18 @@ fn check_type(ty: &Type) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether all bits set can mean that it is not given.
+fn has_room_for_absence(param: &Param) -> bool {
+    let Type::Uint(size) = param.ty else {
+        return false;
+    };
+    let ones = vec![0xff; size];
+    let json = |text: &String| scalar::literal(text, &Place::root(""));
+    let max = (param.max.as_ref())
+        .and_then(|max| scalar::encode(&param.ty, &json(max), &AnyInterface).ok());
+    !param.required && param.default.is_none() && max.is_some_and(|max| max != ones)
 }
 
 fn check_bounds(param: &Param, errors: &mut Vec<String>) {

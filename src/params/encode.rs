@@ -98,6 +98,10 @@ pub fn encode(
                 Err(vec![Diagnostic::new(&params.at, message)])
             }
             (None, Some(default)) => encoder.param(param, &scalar::literal(default, &params.at)),
+            (None, None) if param.tracked_unless => {
+                let len = scalar::size(&param.ty).unwrap_or(0);
+                encoder.put(param, params, param.offset, &vec![0xff; len])
+            }
             (None, None) => Ok(()),
         };
         errors.extend(result.err().into_iter().flatten());

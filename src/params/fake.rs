@@ -67,6 +67,7 @@ impl Module {
             required_if: None,
             edits_if: false,
             leaves_by: false,
+            tracked_unless: false,
         });
         self
     }
@@ -78,6 +79,10 @@ impl Module {
 
     pub(crate) fn lookup(self) -> Self {
         self.last(|param| param.lookup = true)
+    }
+
+    pub(crate) fn tracked_unless(self) -> Self {
+        self.last(|param| param.tracked_unless = true)
     }
 
     pub(crate) fn required(self) -> Self {

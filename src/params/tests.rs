@@ -288,6 +288,34 @@ fn required_default_unknown() {
     );
 }
 
+/// What stands for what the tracker knows has a value of its own where it is not given.
+#[test]
+fn absent_is_no_value() {
+    let clamp = |max: &str| {
+        module(Kind::Actor, "clamp")
+            .with("scale", Type::Uint(1))
+            .between("", max)
+            .tracked_unless()
+    };
+    let scale = |text| encode_text(&clamp("14"), text).unwrap().bytes;
+    assert_eq!(scale("{}"), [0xff]);
+    assert_eq!(scale(r#"{ "scale": 0 }"#), [0]);
+    assert!(check_description(&clamp("14")).is_empty());
+    for wrong in [
+        clamp("255"),
+        clamp(""),
+        clamp("14").default("0"),
+        clamp("14").required(),
+        module(Kind::Actor, "clamp")
+            .with("scale", Type::Int(1))
+            .between("", "14")
+            .tracked_unless(),
+    ] {
+        let found = check_description(&wrong);
+        assert!(found[0].contains("EMPTCP_TRACKED_UNLESS"), "{found:?}");
+    }
+}
+
 #[test]
 fn lists() {
     let within = named("within");

@@ -92,6 +92,9 @@ fn param(kind: Kind, param: &Param) -> Value {
     if !param.doc.is_empty() {
         schema["description"] = json!(param.doc);
     }
+    if param.tracked_unless {
+        schema["$comment"] = json!("without it, packets are tracked");
+    }
     if let Some(default) = &param.default {
         schema["default"] = params::default_value(default);
     }

@@ -99,7 +99,9 @@ fn histories(registry: &Registry, entries: &[Entry]) -> Histories {
     let mut histories = Histories::new();
     let tracked = |name: &str| {
         let modules = registry.modules().iter();
-        modules.filter(|m| m.flags.tracked).any(|m| m.name == name)
+        modules
+            .filter(|m| m.is_tracked(|_| false))
+            .any(|m| m.name == name)
     };
     for entry in entries.iter().filter(|e| tracked(&e.module)) {
         let key = (entry.module.clone(), entry.framing == Framing::RawIp);

@@ -34,7 +34,7 @@ fn copied(rig: &Rig) -> u64 {
 }
 
 /// Fields of every packet, as tshark dissects them.
-fn dissect(file: &Path, filter: &str, fields: &[&str]) -> Vec<Vec<String>> {
+pub(super) fn dissect(file: &Path, filter: &str, fields: &[&str]) -> Vec<Vec<String>> {
     let mut tshark = Command::new("tshark");
     tshark
         .arg("-r")

@@ -50,3 +50,4 @@ mod traffic;
 mod uplinks;
 mod views;
 mod withdrawn;
+mod wscale;
