@@ -50,4 +50,5 @@ mod traffic;
 mod uplinks;
 mod views;
 mod withdrawn;
+mod wishes;
 mod wscale;
