@@ -48,7 +48,7 @@ impl Walled {
     }
 
     /// A connection from outside, with a second address.
-    fn from_outside(&self) -> Transfer {
+    fn connect(&self) -> Transfer {
         transfer(
             &self.rig.far,
             &self.rig.near,
@@ -74,7 +74,7 @@ fn root_firewall_joins_of_partners() {
             walled.table("add", "partners", "10.77.0.0/16");
         }
         let (before, resets) = (joins(near), counter(far, "TcpAttemptFails"));
-        let done = walled.from_outside();
+        let done = walled.connect();
         assert!(!done.fell_back);
         assert_eq!(done.subflows, subflows);
         assert_eq!(joins(near) - before, subflows as u64 - 1);
@@ -178,7 +178,7 @@ fn root_firewall_plain_tcp() {
         if plain {
             walled.table("add", "plain", "10.77.0.2/32");
         }
-        let done = walled.from_outside();
+        let done = walled.connect();
         assert_eq!(done.fell_back, plain);
     }
     let status = walled.rig.status();
