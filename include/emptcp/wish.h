@@ -8,6 +8,7 @@
 
 #include <emptcp/clock.h>
 #include <emptcp/module.h>
+#include <emptcp/once.h>
 #include <emptcp/prio.h>
 #include <emptcp/replace.h>
 
@@ -18,6 +19,20 @@ struct {
 	__type(value, struct emptcp_prio_wish);
 	__uint(max_entries, 65536);
 } prio_wishes SEC(".maps") EMPTCP_KEPT;
+
+/** What is made here, for the stack is for what puts MP_PRIO into the packet. */
+struct emptcp_wish_scratch {
+	struct emptcp_subflow key;
+	/** A first wish. */
+	struct emptcp_prio_wish first;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct emptcp_wish_scratch);
+	__uint(max_entries, 1);
+} wish_scratch SEC(".maps");
 
 /** Least time between two MP_PRIO of a direction: steps of one owner that contradict each other
  * would else fill each ACK with what the other one wants. */
@@ -36,31 +51,98 @@ static __always_inline void emptcp_wish_note(struct emptcp_prio_wish *wish, __u3
 	wish->owners = owners;
 }
 
-/** The wishes for this direction, with that of the owner; NULL: nobody has any, or no room (*ret:
- * minus EMPTCP_REASON_MAP_FULL). begins: this one may be the first. */
-static __always_inline struct emptcp_prio_wish *
-emptcp_wish_take(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-		 const struct emptcp_subflow *key, __u32 owner, __u8 backup, int begins, int *ret)
+/* Whether a packet is one of Multipath TCP as most systems make them: its DSS comes first, or
+ * behind timestamps. A walk would cost the verifier more than all of the rest. */
+static __always_inline int emptcp_wish_usual_dss(struct emptcp_ctx *ctx,
+						 const struct emptcp_pkt *pkt)
 {
-	struct emptcp_prio_wish *wish = bpf_map_lookup_elem(&prio_wishes, key);
+	const __u8 *opt = (const __u8 *)(pkt->tcp + 1);
 
-	*ret = EMPTCP_SKIP;
-	if (!wish) {
-		struct emptcp_prio_wish first = {};
+	if ((const void *)(opt + 15) > ctx_data_end(ctx))
+		return 0;
+	if (pkt->tcp_len >= 36 && *(const __be32 *)opt == bpf_htonl(0x0101080a))
+		opt += 12;
+	else if (pkt->tcp_len < 28)
+		return 0;
+	return opt[0] == TCPOPT_MPTCP && opt[2] >> 4 == MPTCP_DSS;
+}
 
+/** Of emptcp_wish_tell(); bits. */
+enum emptcp_wish_how {
+	EMPTCP_WISH_BACKUP = 1 << 0,
+	EMPTCP_WISH_REPLACE = 1 << 1,
+};
+
+/**
+ * Puts MP_PRIO into the packet, if that can carry it: a function of its own, which the verifier
+ * looks at once, whatever it knows of wishes. headers: as emptcp_headers() has it. Returns as
+ * emptcp_wish().
+ */
+__noinline int emptcp_wish_tell(struct emptcp_ctx *ctx, __u32 headers, __u32 how)
+{
+	__u8 option[4] __attribute__((aligned(4))) = {
+		TCPOPT_MPTCP,
+		TCPOLEN_MPTCP_PRIO,
+		MPTCP_MP_PRIO << 4 | (how & EMPTCP_WISH_BACKUP ? MPTCP_BACKUP : 0),
+		TCPOPT_NOP,
+	};
+	struct emptcp_room room = {};
+	struct emptcp_pkt pkt = {};
+	struct emptcp_scan scan;
+	int ret;
+
+	asm volatile("" : "+r"(ctx));
+	emptcp_place(&pkt, ctx_data(ctx), headers >> 16 & 63, headers & EMPTCP_OFF_MASK,
+		     headers >> 24);
+	if ((void *)(pkt.tcp + 1) > ctx_data_end(ctx) || (void *)(pkt.ip6 + 1) > ctx_data_end(ctx))
+		return -EMPTCP_REASON_TRUNCATED;
+	pkt.tcp_len = pkt.tcp->doff * 4;
+	ret = emptcp_may_grow(ctx, &pkt, sizeof(option), &scan);
+	/* The DSS always fits beside it. */
+	if (ret == -EMPTCP_REASON_NO_ROOM && how & EMPTCP_WISH_REPLACE)
+		ret = emptcp_may_replace(ctx, &pkt, sizeof(option), 0, &scan, &room);
+	if (ret != EMPTCP_NEXT)
+		return ret;
+	/* Of two in one packet the kernel takes the last one. */
+	if (scan.others & 1 << MPTCP_MP_PRIO)
+		return EMPTCP_SKIP;
+	return emptcp_grow_or_replace(ctx, &pkt, option, sizeof(option), &room);
+}
+
+/* As emptcp_headers() has it. */
+static __always_inline __u32 emptcp_wish_headers(const struct emptcp_pkt *pkt)
+{
+	return pkt->tcp_off | pkt->ip_off << 16 | (__u32)pkt->version << 24;
+}
+
+/* emptcp_wish() where nobody has asked for anything in this direction. */
+static __always_inline int emptcp_wish_first(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					     struct emptcp_wish_scratch *scratch, __u32 owner,
+					     __u8 backup, __u32 how, int carries)
+{
+	const struct emptcp_subflow *key = &scratch->key;
+	struct emptcp_prio_wish *wish = &scratch->first;
+	int ret;
+
+	__builtin_memset(wish, 0, sizeof(*wish));
+	emptcp_wish_note(wish, owner, backup);
+	if (!carries) {
 		/* What is not of Multipath TCP takes no room. */
-		if (!begins || !mptcp_find_subtype(ctx, pkt, MPTCP_DSS, TCPOLEN_MPTCP_DSS_BASE))
-			return NULL;
-		bpf_map_update_elem(&prio_wishes, key, &first, BPF_NOEXIST);
-		wish = bpf_map_lookup_elem(&prio_wishes, key);
-		if (!wish) {
-			*ret = -EMPTCP_REASON_MAP_FULL;
-			return NULL;
-		}
+		if (!emptcp_wish_usual_dss(ctx, pkt))
+			return EMPTCP_SKIP;
+		ret = emptcp_claim(&prio_wishes, key, wish, BPF_NOEXIST);
+		return ret == EMPTCP_NEXT ? EMPTCP_SKIP : ret;
 	}
-	if (wish->pad_wants[owner & (EMPTCP_PRIO_OWNERS - 1)] != backup)
-		emptcp_wish_note(wish, owner, backup);
-	return wish;
+	wish->at = emptcp_boot_now();
+	wish->backup = backup;
+	ret = emptcp_claim(&prio_wishes, key, wish, BPF_NOEXIST);
+	if (ret != EMPTCP_NEXT)
+		return ret;
+	ret = emptcp_wish_tell(ctx, emptcp_wish_headers(pkt),
+			       how | (backup ? EMPTCP_WISH_BACKUP : 0));
+	if (ret != EMPTCP_NEXT)
+		bpf_map_delete_elem(&prio_wishes, key);
+	return ret;
 }
 
 /**
@@ -77,55 +159,43 @@ emptcp_wish_take(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 static __always_inline int emptcp_wish(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				       __u32 owner, __u8 backup, int begins, int replace)
 {
-	__u8 option[4] __attribute__((aligned(4))) = {
-		TCPOPT_MPTCP,
-		TCPOLEN_MPTCP_PRIO,
-		MPTCP_MP_PRIO << 4,
-		TCPOPT_NOP,
-	};
-	struct emptcp_room room = {};
+	__u32 how = replace ? EMPTCP_WISH_REPLACE : 0, zero = 0;
+	struct emptcp_wish_scratch *scratch;
 	struct emptcp_prio_wish *wish;
-	struct emptcp_subflow key;
-	struct emptcp_scan scan;
 	__u8 wanted, before;
 	__u64 now, at;
-	int ret;
+	int ret, carries;
 
-	emptcp_subflow_of(pkt, &key);
+	scratch = bpf_map_lookup_elem(&wish_scratch, &zero);
+	if (!scratch)
+		return -EMPTCP_REASON_MAP_FULL;
+	emptcp_subflow_of(pkt, &scratch->key);
 	if (pkt->tcp->syn) {
 		/* A new subflow with these ports. */
-		bpf_map_delete_elem(&prio_wishes, &key);
+		bpf_map_delete_elem(&prio_wishes, &scratch->key);
 		return EMPTCP_SKIP;
 	}
-	wish = emptcp_wish_take(ctx, pkt, &key, owner, backup, begins, &ret);
+	carries = emptcp_can_carry(ctx, pkt);
+	wish = bpf_map_lookup_elem(&prio_wishes, &scratch->key);
 	if (!wish)
-		return ret;
+		return begins ? emptcp_wish_first(ctx, pkt, scratch, owner, backup, how, carries)
+			      : EMPTCP_SKIP;
+	if (wish->pad_wants[owner & (EMPTCP_PRIO_OWNERS - 1)] != backup)
+		emptcp_wish_note(wish, owner, backup);
 	at = wish->at;
 	before = wish->backup;
 	wanted = emptcp_prio_wanted(wish);
-	if (at && before == wanted)
-		return EMPTCP_SKIP;
-	if (!emptcp_can_carry(ctx, pkt))
+	if ((at && before == wanted) || !carries)
 		return EMPTCP_SKIP;
 	now = emptcp_boot_now();
 	/* Another CPU's time may lie ahead. */
 	if (at && (__s64)(now - at) < EMPTCP_WISH_PAUSE_NS)
 		return EMPTCP_SKIP;
-	/* One state for the verifier, else it looks at all that follows twice. */
-	wanted = emptcp_forget(wanted);
-	ret = emptcp_may_grow(ctx, pkt, sizeof(option), &scan);
-	/* The DSS always fits beside it. */
-	if (ret == -EMPTCP_REASON_NO_ROOM && replace)
-		ret = emptcp_may_replace(ctx, pkt, sizeof(option), 0, &scan, &room);
-	if (ret != EMPTCP_NEXT)
-		return ret;
-	/* Of two in one packet the kernel takes the last one. */
-	if (scan.others & 1 << MPTCP_MP_PRIO)
-		return EMPTCP_SKIP;
-	option[2] |= wanted & MPTCP_BACKUP;
+	/* So that no other CPU says the same. */
 	wish->backup = wanted;
 	wish->at = now;
-	ret = emptcp_grow_or_replace(ctx, pkt, option, sizeof(option), &room);
+	ret = emptcp_wish_tell(ctx, emptcp_wish_headers(pkt),
+			       how | (wanted ? EMPTCP_WISH_BACKUP : 0));
 	if (ret != EMPTCP_NEXT) {
 		wish->backup = before;
 		wish->at = at;
