@@ -95,6 +95,7 @@ struct emptcp_enums {
 	struct emptcp_event_remove_addr event_remove_addr;
 	struct emptcp_event_prio event_prio;
 	struct emptcp_event_threshold event_threshold;
+	struct emptcp_event_quota event_quota;
 	enum emptcp_track_way_flags track_way_flags;
 	enum emptcp_track_state track_state;
 	enum emptcp_track_kind track_kind;

@@ -33,6 +33,7 @@ pub(crate) use self::entry_tc::types::emptcp_event_connection as EventConnection
 pub(crate) use self::entry_tc::types::emptcp_event_fallback as EventFallback;
 use self::entry_tc::types::emptcp_event_flags;
 pub(crate) use self::entry_tc::types::emptcp_event_prio as EventPrio;
+pub(crate) use self::entry_tc::types::emptcp_event_quota as EventQuota;
 pub(crate) use self::entry_tc::types::emptcp_event_remove_addr as EventRemoveAddr;
 pub(crate) use self::entry_tc::types::emptcp_event_subflow as EventSubflow;
 use self::entry_tc::types::emptcp_event_subflow_flags;
@@ -127,6 +128,7 @@ pub(crate) const RING_ADD_ADDR: u8 = emptcp_ring_type::EMPTCP_RING_ADD_ADDR.0 as
 pub(crate) const RING_REMOVE_ADDR: u8 = emptcp_ring_type::EMPTCP_RING_REMOVE_ADDR.0 as u8;
 pub(crate) const RING_PRIO: u8 = emptcp_ring_type::EMPTCP_RING_PRIO.0 as u8;
 pub(crate) const RING_THRESHOLD: u8 = emptcp_ring_type::EMPTCP_RING_THRESHOLD.0 as u8;
+pub(crate) const RING_QUOTA: u8 = emptcp_ring_type::EMPTCP_RING_QUOTA.0 as u8;
 /// What is so for an event.
 pub(crate) const EVENT_HAS_TOKEN: u8 = emptcp_event_flags::EMPTCP_EVENT_HAS_TOKEN.0 as u8;
 pub(crate) const EVENT_HAS_CLIENT_TOKEN: u8 =
@@ -179,6 +181,8 @@ unsafe impl plain::Plain for EventRemoveAddr {}
 unsafe impl plain::Plain for EventPrio {}
 // SAFETY: as above.
 unsafe impl plain::Plain for EventThreshold {}
+// SAFETY: as above.
+unsafe impl plain::Plain for EventQuota {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Generation {}
 // SAFETY: as above.

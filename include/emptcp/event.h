@@ -55,6 +55,7 @@ union emptcp_event_record {
 	struct emptcp_event_remove_addr remove_addr;
 	struct emptcp_event_prio prio;
 	struct emptcp_event_threshold threshold;
+	struct emptcp_event_quota quota;
 };
 
 /** Too large for the stack beside what modules have there. */

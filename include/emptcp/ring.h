@@ -33,9 +33,9 @@ enum emptcp_ring_type {
 	EMPTCP_RING_PRIO,
 	/** A subflow met a condition of the policy. */
 	EMPTCP_RING_THRESHOLD,
-	/** Taken, but of nothing yet: a quota is used up. */
+	/** A quota is used up. */
 	EMPTCP_RING_QUOTA,
-	/** Likewise: something was given up after a time. */
+	/** Taken, but of nothing yet: something was given up after a time. */
 	EMPTCP_RING_EXPIRED,
 	/** Likewise: something that was held goes on. */
 	EMPTCP_RING_RELEASED,

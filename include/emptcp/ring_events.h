@@ -174,4 +174,16 @@ struct emptcp_event_threshold {
 	struct emptcp_text name;
 };
 
+/** EMPTCP_RING_QUOTA: once in each period; the subflow is that of the packet that showed it. */
+struct emptcp_event_quota {
+	struct emptcp_event event;
+	/** Payload that was used, and what the policy allows. */
+	__u64 bytes;
+	__u64 limit;
+	/** After which it begins anew, nanoseconds; 0: never. */
+	__u64 period;
+	/** What the policy calls it; zeros fill it up, the last byte is 0. */
+	struct emptcp_text name;
+};
+
 #endif /* __EMPTCP_RING_EVENTS_H__ */

@@ -37,6 +37,8 @@ pub(crate) enum Type {
     Prio,
     /// A step of the policy tells of a subflow.
     Threshold,
+    /// A quota of the policy is used up.
+    Quota,
 }
 
 impl Type {
@@ -137,6 +139,17 @@ pub enum Detail {
         /// Payload of the subflow so far: from the source, from the destination.
         bytes: [u64; 2],
     },
+    /// A quota is used up.
+    Quota {
+        /// What the policy calls it.
+        name: String,
+        /// Payload that was used.
+        bytes: u64,
+        /// What the policy allows.
+        limit: u64,
+        /// After how many nanoseconds it begins anew; 0: never.
+        period: u64,
+    },
 }
 
 /// Who sends from the source of an event's subflow.
@@ -190,6 +203,12 @@ fn address(addr: &abi::Addr) -> IpAddr {
     Ipv6Addr::from(octets).to_canonical()
 }
 
+/// Up to the first zero.
+fn text(bytes: [u8; 16]) -> String {
+    let end = bytes.iter().position(|c| *c == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
 fn change(what: u8, end: u8) -> Change {
     if what == abi::EVENT_OPENED {
         return Change::Opened;
@@ -236,6 +255,7 @@ impl Event {
             Detail::RemoveAddr { .. } => Type::RemoveAddr,
             Detail::Prio { .. } => Type::Prio,
             Detail::Threshold { .. } => Type::Threshold,
+            Detail::Quota { .. } => Type::Quota,
         }
     }
 }
@@ -304,11 +324,18 @@ fn detail(r#type: u8, record: &[u8]) -> Option<Detail> {
         }
         abi::RING_THRESHOLD => {
             let raw: abi::EventThreshold = read(record)?;
-            let name = raw.name.bytes.map(|c| c as u8);
-            let end = name.iter().position(|c| *c == 0).unwrap_or(name.len());
             Detail::Threshold {
-                name: String::from_utf8_lossy(&name[..end]).into_owned(),
+                name: text(raw.name.bytes.map(|c| c as u8)),
                 bytes: raw.bytes,
+            }
+        }
+        abi::RING_QUOTA => {
+            let raw: abi::EventQuota = read(record)?;
+            Detail::Quota {
+                name: text(raw.name.bytes.map(|c| c as u8)),
+                bytes: raw.bytes,
+                limit: raw.limit,
+                period: raw.period,
             }
         }
         _ => return None,

@@ -195,3 +195,35 @@ fn removed_addresses() {
     let line = line(&event, "e", None);
     assert!(line.contains(" ids 1,2,3,4,5,6,7,8 of 20 "), "{line}");
 }
+
+#[test]
+fn a_quota_is_used_up() {
+    let mut raw = abi::EventQuota {
+        event: begin(abi::RING_QUOTA, size_of::<abi::EventQuota>()),
+        bytes: 120,
+        limit: 100,
+        period: 90_000_000_000,
+        ..Default::default()
+    };
+    for (to, from) in raw.name.bytes.iter_mut().zip(b"lte") {
+        *to = *from as _;
+    }
+    let event = Event::parse(abi::bytes_of(&raw), 0).unwrap();
+    let line = super::text::line(&event, "wwan0", None);
+    assert!(
+        line.contains(r#" quota "lte" used up, bytes 120 of 100 in 90.000 s token"#),
+        "{line}"
+    );
+    let object = super::text::object(&event, "wwan0", None);
+    assert_eq!(object["type"], "quota");
+    let said = ["name", "bytes", "limit", "period"].map(|field| object[field].clone());
+    assert_eq!(
+        said,
+        [
+            json!("lte"),
+            json!(120),
+            json!(100),
+            json!(90_000_000_000_u64)
+        ]
+    );
+}

@@ -124,6 +124,18 @@ fn said(detail: &Detail) -> String {
         Detail::Threshold { name, bytes } => {
             format!("{name:?} bytes {} back {}", bytes[0], bytes[1])
         }
+        Detail::Quota {
+            name,
+            bytes,
+            limit,
+            period,
+        } => {
+            let period = match period {
+                0 => String::new(),
+                period => format!(" in {} s", millis(*period)),
+            };
+            format!("{name:?} used up, bytes {bytes} of {limit}{period}")
+        }
     }
 }
 
@@ -220,6 +232,17 @@ pub(crate) fn object(event: &Event, interface: &str, source: Option<&Source>) ->
             put("name", json!(name));
             put("src_bytes", json!(bytes[0]));
             put("dst_bytes", json!(bytes[1]));
+        }
+        Detail::Quota {
+            name,
+            bytes,
+            limit,
+            period,
+        } => {
+            put("name", json!(name));
+            put("bytes", json!(bytes));
+            put("limit", json!(limit));
+            put("period", json!(period));
         }
     }
     object

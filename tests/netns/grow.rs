@@ -11,6 +11,8 @@ use std::net::TcpListener;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt;
 use serde_json::Value;
 use serde_json::json;
 
@@ -22,7 +24,7 @@ use super::rig::Rig;
 use super::rig::Tc;
 use super::rig::wait_for;
 
-const PORT: u16 = 5001;
+pub(super) const PORT: u16 = 5001;
 pub(super) const LIMIT: Duration = Duration::from_secs(15);
 /// Bytes of a transfer.
 pub(super) const SIZE: usize = 1 << 20;
@@ -115,7 +117,7 @@ impl Ends {
     }
 
     /// Bytes that an end has sent on a link, with all headers.
-    fn sent(&self, end: Sender, link: usize) -> u64 {
+    pub(super) fn sent(&self, end: Sender, link: usize) -> u64 {
         let all = self.netns(end).sh("cat /proc/net/dev");
         let line = all
             .lines()
@@ -186,6 +188,11 @@ impl Connection {
             to.read_exact(&mut got).unwrap();
         });
         assert!(got == bytes, "{sender:?}: not what was sent");
+    }
+
+    /// The server asks on each idle subflow whether it lives, as often as its sysctls say.
+    pub(super) fn probe_idle(&self) {
+        setsockopt(&self.far, sockopt::KeepAlive, &true).unwrap();
     }
 
     pub(super) fn fell_back(&self) -> bool {
