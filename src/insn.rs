@@ -57,6 +57,11 @@ impl Insn {
         ]))
     }
 
+    /// A program that does nothing but return a number of 32 bits.
+    pub(crate) const fn returns(number: i32) -> [Self; 2] {
+        [Self::new(MOV[0], 0, 0, number), Self::new(EXIT, 0, 0, 0)]
+    }
+
     /// A jump over so many instructions.
     pub(crate) fn jump(offset: i16) -> Self {
         Self::new(JA, 0, offset, 0)

@@ -7,6 +7,7 @@ pub mod datapath;
 pub mod doctor;
 mod event;
 mod exec;
+mod frame;
 pub mod graph;
 mod insn;
 pub mod interface;

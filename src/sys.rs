@@ -878,6 +878,87 @@ pub(crate) fn test_run_with(
     })
 }
 
+/// Lets the network stack receive a frame as if it had come in by an interface, behind XDP
+/// (`BPF_PROG_TEST_RUN` with `BPF_F_TEST_XDP_LIVE_FRAMES`). `program`: an XDP program that returns
+/// `XDP_PASS`; it runs once.
+///
+/// # Errors
+///
+/// The kernel's. Those before 5.18 do not know the flag, and some send nothing in silence.
+pub(crate) fn receive_frame(program: impl AsFd, ifindex: u32, frame: &[u8]) -> io::Result<()> {
+    let context = libbpf_sys::xdp_md {
+        data_end: frame.len() as u32,
+        ingress_ifindex: ifindex,
+        ..Default::default()
+    };
+    let mut opts = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+        data_in: frame.as_ptr().cast(),
+        data_size_in: frame.len() as u32,
+        ctx_in: ptr::from_ref(&context).cast(),
+        ctx_size_in: size_of_val(&context) as u32,
+        repeat: 1,
+        batch_size: 1,
+        flags: libbpf_sys::BPF_F_TEST_XDP_LIVE_FRAMES,
+        ..Default::default()
+    };
+    // SAFETY: both buffers have the lengths given, and outlive the call.
+    check(unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_fd().as_raw_fd(), &mut opts) })?;
+    Ok(())
+}
+
+/// A socket to send frames with (`packet(7)`); it receives nothing.
+///
+/// # Errors
+///
+/// The kernel's: `EPERM` without CAP_NET_RAW.
+pub(crate) fn frame_socket() -> io::Result<OwnedFd> {
+    Ok(nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Packet,
+        nix::sys::socket::SockType::Raw,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?)
+}
+
+/// Sends a frame by an interface, through its hook tc egress and its queueing discipline.
+/// `protocol`: its EtherType.
+///
+/// # Errors
+///
+/// The kernel's: `ENETDOWN`, `ENOBUFS`.
+pub(crate) fn send_frame(
+    socket: impl AsFd,
+    ifindex: u32,
+    protocol: u16,
+    frame: &[u8],
+) -> io::Result<()> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: ifindex as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: frame and address have the lengths given, and outlive the call.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_fd().as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            ptr::from_ref(&address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// The cookie of the calling process's network namespace, unique while the machine runs;
 /// `None` on kernels before 5.14.
 pub(crate) fn netns_cookie() -> Option<u64> {

@@ -20,6 +20,9 @@ EMPTCP_NO_PARAMS(track);
 
 /** A direction that was not seen for so long where it is counted may be counted elsewhere. */
 #define TRACK_ELSEWHERE_NS 1000000000ULL
+/** Bytes of the two addresses of an Ethernet header, and of a VLAN tag. */
+#define TRACK_MACS 12
+#define TRACK_TAG 4
 
 /** A new subflow is made here: too large for the stack. */
 struct {
@@ -626,12 +629,28 @@ static __always_inline void track_link_layer(struct emptcp_ctx *ctx, const struc
 					     struct emptcp_track_way *way)
 {
 	const __u8 *data = ctx_data(ctx);
+	__u32 len = pkt->ip_off;
+	__be16 proto;
+	__u16 tci;
 
 	if (pkt->ip_off < sizeof(struct ethhdr) ||
 	    (const void *)(data + EMPTCP_L2_MAX) > ctx_data_end(ctx))
 		return;
-	__builtin_memcpy(way->l2, data, EMPTCP_L2_MAX);
-	way->l2_len = pkt->ip_off <= EMPTCP_L2_MAX ? pkt->ip_off : 0;
+	proto = ctx_vlan(ctx, &tci);
+	if (proto) {
+		/* A tag that stands beside the packet, but not on the wire. */
+		__builtin_memcpy(way->l2, data, TRACK_MACS);
+		way->l2[TRACK_MACS] = bpf_ntohs(proto) >> 8;
+		way->l2[TRACK_MACS + 1] = bpf_ntohs(proto);
+		way->l2[TRACK_MACS + 2] = tci >> 8;
+		way->l2[TRACK_MACS + 3] = tci;
+		__builtin_memcpy(way->l2 + TRACK_MACS + TRACK_TAG, data + TRACK_MACS,
+				 EMPTCP_L2_MAX - TRACK_MACS - TRACK_TAG);
+		len += TRACK_TAG;
+	} else {
+		__builtin_memcpy(way->l2, data, EMPTCP_L2_MAX);
+	}
+	way->l2_len = len <= EMPTCP_L2_MAX ? len : 0;
 }
 
 /** Adds to what the connection has carried. client: the packet comes from its client. */

@@ -12,6 +12,7 @@ mod connections;
 mod delete;
 mod doctor;
 mod explain;
+mod inject;
 mod modules;
 mod monitor;
 mod privilege;
@@ -19,6 +20,7 @@ mod reader;
 mod replay;
 mod run;
 mod schema;
+mod set_prio;
 mod show;
 mod status;
 mod subflows;
@@ -89,6 +91,10 @@ enum Verb {
     Connections(connections::Args),
     /// Print the subflows that the tracker knows.
     Subflows(subflows::Args),
+    /// Ask an end of subflows to treat them as backup, or not, at once.
+    SetPrio(set_prio::Args),
+    /// Send an option of Multipath TCP to an end of subflows, at once.
+    Inject(inject::Args),
     /// Read and change the tables in force, while traffic flows.
     #[command(subcommand)]
     Table(table::Verb),
@@ -201,6 +207,12 @@ fn run(cli: Cli) -> Result<Done> {
     if let Verb::Subflows(args) = &cli.verb {
         return subflows::run(cli.json, args);
     }
+    if let Verb::SetPrio(args) = &cli.verb {
+        return set_prio::run(cli.json, args);
+    }
+    if let Verb::Inject(args) = &cli.verb {
+        return inject::run(cli.json, args);
+    }
     if let Verb::Monitor(args) = &cli.verb {
         return monitor::run(cli.json, args);
     }
@@ -231,6 +243,8 @@ fn run(cli: Cli) -> Result<Done> {
         | Verb::Capture(_)
         | Verb::Connections(_)
         | Verb::Subflows(_)
+        | Verb::SetPrio(_)
+        | Verb::Inject(_)
         | Verb::Monitor(_) => Ok(Done::Yes),
         Verb::Delete => delete::run(&context),
         Verb::Doctor => doctor::run(&context),

@@ -15,6 +15,7 @@ mod exchange;
 mod exec;
 mod firewall;
 mod foreign;
+mod frames;
 mod full;
 mod grow;
 mod held;

@@ -179,6 +179,37 @@ pub(crate) fn wait_stopped(pid: u32) -> bool {
     }
 }
 
+/// Gives packets that arrive a VLAN tag beside their bytes, before other programs see them, as
+/// drivers do. Ends with the link that is returned.
+pub(crate) fn vlan_at_ingress(ifindex: u32, id: u16) -> OwnedFd {
+    let insn = |code: u8, registers: u8, imm: i32| {
+        let [a, b, c, d] = imm.to_ne_bytes();
+        [code, registers, 0, 0, a, b, c, d]
+    };
+    // bpf_skb_vlan_push(skb, htons(ETH_P_8021Q), id), and on to the next program.
+    let program = [
+        insn(0xb7, 2, i32::from(0x8100u16.to_be())),
+        insn(0xb7, 3, id.into()),
+        insn(0x85, 0, 18),
+        insn(0xb7, 0, -1),
+        insn(0x95, 0, 0),
+    ];
+    // SAFETY: the program has as many instructions as said; a new descriptor is ours.
+    let program = unsafe {
+        let fd = libbpf_sys::bpf_prog_load(
+            libbpf_sys::BPF_PROG_TYPE_SCHED_CLS,
+            c"tag".as_ptr(),
+            c"GPL".as_ptr(),
+            program.as_ptr().cast(),
+            program.len() as _,
+            ptr::null_mut(),
+        );
+        assert!(fd >= 0, "{}", io::Error::from_raw_os_error(-fd));
+        OwnedFd::from_raw_fd(fd)
+    };
+    tcx_ingress(&program, ifindex, true)
+}
+
 /// Pins a program.
 pub(crate) fn pin(program: &OwnedFd, path: &std::path::Path) {
     let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();

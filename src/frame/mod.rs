@@ -1,0 +1,142 @@
+//! Frames that are made from nothing: a pure ACK of one direction of a subflow, as the tracker last
+//! saw it, with one option. Pure: `datapath` sends them.
+//!
+//! Such a frame says nothing about data that the receiver does not know already. Its sequence
+//! number is the highest that its sender has used, its acknowledgement, window and timestamp are
+//! repeated: a timestamp of our own would be in front of those that the sender still sends, which
+//! the receiver would then drop (RFC 7323, 5).
+
+mod build;
+mod option;
+mod place;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use anyhow::bail;
+
+pub(crate) use self::build::Ack;
+pub(crate) use self::option::Opt;
+pub(crate) use self::place::Place;
+use crate::abi::DIRECTION_UNKNOWN;
+use crate::abi::TrackState;
+use crate::abi::TrackSubflow;
+use crate::abi::TrackWay;
+use crate::abi::WayFlags;
+use crate::interface::Interfaces;
+use crate::track::Ends;
+
+/// A pure ACK, and where it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) ack: Ack,
+    pub(crate) place: Place,
+}
+
+/// Who gets a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum To {
+    /// The client of the connection.
+    Client,
+    /// Its server.
+    Server,
+    /// Both, a frame each.
+    Both,
+}
+
+impl To {
+    /// The directions in which frames go.
+    ///
+    /// # Errors
+    ///
+    /// It is not known which end is the client.
+    pub(crate) fn directions(self, ends: &Ends, sub: &TrackSubflow) -> Result<Vec<usize>> {
+        let up = match (self, sub.client) {
+            (To::Both, _) => return Ok(vec![0, 1]),
+            (_, DIRECTION_UNKNOWN) => bail!(
+                "which end of {} is the client is not known: name both",
+                name(ends)
+            ),
+            (_, client) => usize::from(client & 1),
+        };
+        Ok(vec![if self == To::Server { up } else { 1 - up }])
+    }
+}
+
+/// The end that sends in a direction, and the one that receives.
+pub(crate) fn ends_of(ends: &Ends, direction: usize) -> (SocketAddr, SocketAddr) {
+    (ends.ends[direction], ends.ends[1 - direction])
+}
+
+/// A subflow as tables have it, from its lower end.
+pub(crate) fn name(ends: &Ends) -> String {
+    format!("{}-{}", ends.ends[0], ends.ends[1])
+}
+
+/// `client` or `server`: what the end is that sends in a direction.
+pub(crate) fn role(sub: &TrackSubflow, direction: usize) -> Option<&'static str> {
+    match sub.client {
+        DIRECTION_UNKNOWN => None,
+        client if usize::from(client & 1) == direction => Some("client"),
+        _ => Some("server"),
+    }
+}
+
+/// The frame for a direction of a subflow: 0 from its lower end, 1 from its higher one.
+///
+/// # Errors
+///
+/// What is not known, or that the frame would harm the connection.
+pub(crate) fn frame(
+    ends: &Ends,
+    sub: &TrackSubflow,
+    direction: usize,
+    interfaces: &Interfaces,
+) -> Result<Frame> {
+    let (from, to) = ends_of(ends, direction);
+    let (way, back) = (&sub.way[direction], &sub.way[1 - direction]);
+    let has = |flag: WayFlags| u32::from(way.flags) & flag.0 != 0;
+    match TrackState(sub.state.into()) {
+        TrackState::EMPTCP_TRACK_ESTABLISHED => {}
+        TrackState::EMPTCP_TRACK_CLOSING => bail!("{from} → {to} is closing"),
+        _ => bail!("the handshake of {from} → {to} is not over"),
+    }
+    if sub.fallback != 0 {
+        bail!("{from} → {to} is plain TCP");
+    }
+    if way.last == 0 || way.sequence.known == 0 {
+        bail!("no packet from {from} to {to} has been seen: its sequence numbers are not known");
+    }
+    // Before its first DSS the receiver would take the frame for a fallback (RFC 8684, 3.7).
+    if !has(WayFlags::EMPTCP_WAY_DSS) {
+        bail!("no DSS from {from} to {to} has been seen: the subflow may not be established yet");
+    }
+    let place = Place::of(way, interfaces)?;
+    Ok(Frame {
+        ack: ack(from, to, way, back),
+        place,
+    })
+}
+
+fn ack(from: SocketAddr, to: SocketAddr, way: &TrackWay, back: &TrackWay) -> Ack {
+    // Both ends must have asked for timestamps (RFC 7323, 3.2).
+    let has_timestamps = way.rtt.known != 0 && (back.rtt.known != 0 || back.last == 0);
+    let echoed = match back.rtt.known {
+        0 => way.ts_ecr,
+        _ => back.rtt.latest,
+    };
+    Ack {
+        l2: way.l2[..usize::from(way.l2_len).min(way.l2.len())].to_vec(),
+        from,
+        to,
+        seq: way.sequence.end,
+        ack: way.ack,
+        window: way.window,
+        ttl: way.ttl,
+        // A pure ACK is not ECN-capable (RFC 3168, 6.1.4).
+        tos: way.tos & !3,
+        timestamps: has_timestamps.then_some((way.rtt.latest, echoed)),
+    }
+}
