@@ -15,6 +15,7 @@
 #include <emptcp/chain.h>
 #include <emptcp/parse.h>
 #include <emptcp/prio.h>
+#include <emptcp/pending.h>
 #include <emptcp/ring.h>
 #include <emptcp/ring_events.h>
 #include <emptcp/track.h>
@@ -107,6 +108,7 @@ struct emptcp_enums {
 	struct emptcp_track_conn track_conn;
 	struct emptcp_prio_wish prio_wish;
 	struct emptcp_subflow subflow;
+	struct emptcp_pending pending;
 };
 const volatile struct emptcp_enums emptcp_enums = {};
 

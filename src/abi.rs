@@ -50,6 +50,7 @@ pub(crate) use self::entry_tc::types::emptcp_is as Is;
 pub(crate) use self::entry_tc::types::emptcp_links as Links;
 use self::entry_tc::types::emptcp_mark;
 use self::entry_tc::types::emptcp_number;
+pub(crate) use self::entry_tc::types::emptcp_pending as Pending;
 use self::entry_tc::types::emptcp_reason;
 pub(crate) use self::entry_tc::types::emptcp_ring_packet as RingPacket;
 use self::entry_tc::types::emptcp_ring_packet_flags;
@@ -197,6 +198,8 @@ unsafe impl plain::Plain for TrackKey {}
 unsafe impl plain::Plain for TrackSubflow {}
 // SAFETY: as above.
 unsafe impl plain::Plain for TrackConn {}
+// SAFETY: as above.
+unsafe impl plain::Plain for Pending {}
 
 /// A place in a module's instructions into which the loader writes (`step.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,7 +35,7 @@ mod at {
     pub(super) const FLAGS: usize = 42;
     pub(super) const CLIENT: usize = 44;
     pub(super) const WAYS: usize = 48;
-    pub(super) const WAY: usize = 112;
+    pub(super) const WAY: usize = 120;
     pub(super) const WAY_PACKETS: usize = 16;
     pub(super) const WAY_RETRANSMITTED: usize = 8;
     pub(super) const WAY_WSCALE: usize = 77;

@@ -80,6 +80,9 @@ struct track_scan {
 	__u32 dss;
 	/** Third byte of MP_PRIO. */
 	__u32 prio;
+	/** EMPTCP_WAY_DATA_ACK and _DATA_ACK64, where data_ack is known. */
+	__u32 acks;
+	__u64 data_ack;
 };
 
 static __always_inline int track_scan_visit(const struct tcpopt *opt, void *arg)
@@ -584,6 +587,26 @@ track_establish(const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
 	return sub;
 }
 
+/** Takes the data ACK out of a DSS whose first bytes are there. */
+static __always_inline void track_data_ack(struct emptcp_ctx *ctx, const __u8 *dss,
+					   struct track_scan *scan)
+{
+	const __u8 *ack = dss + TCPOLEN_MPTCP_DSS_BASE;
+
+	if (!(dss[3] & MPTCP_DSS_HAS_ACK) || (const void *)(ack + 4) > ctx_data_end(ctx))
+		return;
+	scan->data_ack = mptcp_be32(ack);
+	scan->acks = EMPTCP_WAY_DATA_ACK;
+	if (!(dss[3] & MPTCP_DSS_ACK64))
+		return;
+	if ((const void *)(ack + 8) > ctx_data_end(ctx)) {
+		scan->acks = 0;
+		return;
+	}
+	scan->data_ack = scan->data_ack << 32 | mptcp_be32(ack + 4);
+	scan->acks = EMPTCP_WAY_DATA_ACK | EMPTCP_WAY_DATA_ACK64;
+}
+
 static __always_inline void track_scan(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				       struct track_scan *scan)
 {
@@ -598,6 +621,7 @@ static __always_inline void track_scan(struct emptcp_ctx *ctx, const struct empt
 		scan->subtypes = 1 << MPTCP_DSS;
 		scan->dss = dss[3];
 		scan->prio = 0;
+		track_data_ack(ctx, dss, scan);
 		return;
 	}
 	found = track_find_options(ctx, pkt->tcp_off, pkt->tcp_len);
@@ -690,7 +714,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	struct emptcp_track_way *way, *back;
 	struct emptcp_track_subflow *sub;
 	struct emptcp_subflow key;
-	struct track_scan scan;
+	struct track_scan scan = {};
 	__u32 payload, again, tells = 0, seq = bpf_ntohl(tcp->seq);
 	const __u8 *opt;
 	int from, is_closed, shows_keys;
@@ -738,6 +762,8 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	scan.subtypes = emptcp_forget(scan.subtypes);
 	scan.dss = emptcp_forget(scan.dss);
 	scan.prio = emptcp_forget(scan.prio);
+	scan.acks = emptcp_forget(scan.acks);
+	scan.data_ack = emptcp_forget(scan.data_ack);
 
 	now = emptcp_boot_now();
 	way = &sub->way[from & 1];
@@ -787,6 +813,10 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	tells |= scan.subtypes & TRACK_TELLS_OPTIONS;
 	if (scan.subtypes & 1 << MPTCP_MP_FAIL)
 		tells |= track_fallback(sub, from, seq, EMPTCP_FALLBACK_FAIL);
+	if (scan.acks) {
+		way->data_ack = scan.data_ack;
+		way->flags = (way->flags & ~EMPTCP_WAY_DATA_ACK64) | scan.acks;
+	}
 	if (scan.subtypes & 1 << MPTCP_DSS)
 		way->flags |= EMPTCP_WAY_DSS;
 	else if (payload && !scan.subtypes && !(way->flags & EMPTCP_WAY_DSS) && !tcp->syn)

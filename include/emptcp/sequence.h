@@ -41,7 +41,9 @@ static __always_inline __u32 emptcp_sequence_take(struct emptcp_sequence *sequen
 		sequence->end = end;
 		return 0;
 	}
-	if ((__s32)(end - sequence->end) > 0)
+	/* What takes no number says nothing of what was sent: an ACK that emptcp makes while data
+	 * flow may lie ahead of it. */
+	if ((__s32)(end - sequence->end) > 0 && end != seq)
 		sequence->end = end;
 	/* One byte, the last one: a keepalive probe (RFC 9293, 3.8.4). */
 	if (below <= 0 || (below == 1 && payload == 1))

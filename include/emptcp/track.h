@@ -38,6 +38,9 @@ enum emptcp_track_way_flags {
 	EMPTCP_WAY_DSS = 1 << 2,
 	/** FIN. */
 	EMPTCP_WAY_FIN = 1 << 3,
+	/** data_ack is known, and has 64 bits. */
+	EMPTCP_WAY_DATA_ACK = 1 << 4,
+	EMPTCP_WAY_DATA_ACK64 = 1 << 5,
 };
 
 /** What travels in one direction of a subflow. */
@@ -74,6 +77,9 @@ struct emptcp_track_way {
 	__u8 l2_len;
 	__u8 l2[EMPTCP_L2_MAX];
 	__u8 pad[5];
+	/** A data ACK (RFC 8684, 3.3.2) of one of the last packets, for frames that are made later:
+	 * data ACKs are cumulative, so that an old one says nothing new. */
+	__u64 data_ack;
 };
 
 /** How far a subflow is. */

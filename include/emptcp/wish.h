@@ -11,6 +11,7 @@
 #include <emptcp/once.h>
 #include <emptcp/prio.h>
 #include <emptcp/replace.h>
+#include <emptcp/wait.h>
 
 /** By direction of a subflow; a SYN of that direction begins anew. */
 struct {
@@ -131,7 +132,10 @@ static __always_inline int emptcp_wish_first(struct emptcp_ctx *ctx, const struc
 		if (!emptcp_wish_usual_dss(ctx, pkt))
 			return EMPTCP_SKIP;
 		ret = emptcp_claim(&prio_wishes, key, wish, BPF_NOEXIST);
-		return ret == EMPTCP_NEXT ? EMPTCP_SKIP : ret;
+		if (ret != EMPTCP_NEXT)
+			return ret;
+		emptcp_wait(ctx, pkt, key);
+		return EMPTCP_SKIP;
 	}
 	wish->at = emptcp_boot_now();
 	wish->backup = backup;
@@ -140,7 +144,9 @@ static __always_inline int emptcp_wish_first(struct emptcp_ctx *ctx, const struc
 		return ret;
 	ret = emptcp_wish_tell(ctx, emptcp_wish_headers(pkt),
 			       how | (backup ? EMPTCP_WISH_BACKUP : 0));
-	if (ret != EMPTCP_NEXT)
+	if (ret == EMPTCP_NEXT)
+		emptcp_wait_over(key);
+	else
 		bpf_map_delete_elem(&prio_wishes, key);
 	return ret;
 }
@@ -185,8 +191,12 @@ static __always_inline int emptcp_wish(struct emptcp_ctx *ctx, const struct empt
 	at = wish->at;
 	before = wish->backup;
 	wanted = emptcp_prio_wanted(wish);
-	if ((at && before == wanted) || !carries)
+	if (at && before == wanted)
 		return EMPTCP_SKIP;
+	if (!carries) {
+		emptcp_wait(ctx, pkt, &scratch->key);
+		return EMPTCP_SKIP;
+	}
 	now = emptcp_boot_now();
 	/* Another CPU's time may lie ahead. */
 	if (at && (__s64)(now - at) < EMPTCP_WISH_PAUSE_NS)
@@ -196,7 +206,9 @@ static __always_inline int emptcp_wish(struct emptcp_ctx *ctx, const struct empt
 	wish->at = now;
 	ret = emptcp_wish_tell(ctx, emptcp_wish_headers(pkt),
 			       how | (wanted ? EMPTCP_WISH_BACKUP : 0));
-	if (ret != EMPTCP_NEXT) {
+	if (ret == EMPTCP_NEXT) {
+		emptcp_wait_over(&scratch->key);
+	} else {
 		wish->backup = before;
 		wish->at = at;
 	}

@@ -137,6 +137,12 @@ fn print(status: &Status) {
             println!("{hook}: {packets} packets could not be treated: {reason}");
         }
     }
+    if status.waiting > 0 {
+        println!(
+            "{} directions of subflows wait for a packet (emptcp run sends one)",
+            status.waiting
+        );
+    }
     print_drift(&status.drift, status.applied.as_ref());
 }
 

@@ -97,10 +97,12 @@ pub(super) fn run(json: bool, verb: &Verb) -> Result<Done> {
         Verb::Del { name, key } => {
             let table = open_table(name, Lock::Exclusive)?;
             let keys = table_text::keys(table.definition().key, key, &Place::root(""));
+            let keys = keys.map_err(|error| first(&[error]))?;
             let mut removed = 0;
-            for key in keys.map_err(|error| first(&[error]))? {
-                removed += usize::from(table.delete(&key)?);
+            for key in &keys {
+                removed += usize::from(table.delete(key)?);
             }
+            table.changed(keys.iter().map(Vec::as_slice))?;
             if removed == 0 && !json {
                 eprintln!("emptcp: table {name} has no entry {key}");
             }
@@ -208,6 +210,7 @@ fn put(json: bool, table: &OpenTable, entries: &[Entry], timeout: Option<&str>) 
     let timeout = timeout.map(timeout_of).transpose();
     let timeout = timeout.map_err(|error| anyhow!("--timeout: {error}"))?;
     let Put { added, updated } = table.put(entries, timeout)?;
+    table.changed(entries.iter().map(|(key, _)| key.as_slice()))?;
     note_drift(table);
     if json {
         print_json(&json!({ "added": added, "updated": updated }))?;

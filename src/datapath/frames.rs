@@ -84,7 +84,7 @@ impl Frames {
     pub(crate) fn frame(&self, ends: &Ends, direction: usize) -> Result<Frame> {
         let sub = self.subflow(ends)?;
         let sub = sub.ok_or_else(|| anyhow!("{} has ended", frame::name(ends)))?;
-        let frame = frame::frame(ends, &sub, direction, &self.interfaces)?;
+        let frame = frame::frame(ends, &sub, direction, &self.interfaces, sys::boot_time()?)?;
         if matches!(frame.place, Place::Arrives { .. }) && self.kernel < LIVE_FRAMES {
             bail!(
                 "the frame would have to arrive at {}, which needs Linux {LIVE_FRAMES}; this is {}",

@@ -20,6 +20,7 @@ use super::counters::Counters;
 use super::fq::fq_drift;
 use super::host::cgroup_drift;
 use super::netlink::interfaces;
+use super::pending;
 use super::shared::open_shared;
 use super::stored;
 use super::stored::Stored;
@@ -47,6 +48,8 @@ pub struct Status {
     pub chains: Vec<ChainStatus>,
     /// Packets that passed untreated, by hook and reason.
     pub reasons: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Directions of subflows in which something waits for a packet, which `run` sends.
+    pub waiting: usize,
     /// The file that was applied last; `None`: all is from `chain add`.
     pub applied: Option<Applied>,
     /// What the kernel has otherwise than it was published; `apply` mends it.
@@ -221,6 +224,7 @@ pub fn status() -> Result<Option<Status>> {
         attachments,
         chains: chains(&stored, &Counted::read(&shared.counters)?),
         reasons,
+        waiting: pending::count(&home)?,
         applied: Applied::of(&stored),
         drift: drift(&home, &stored),
     }))

@@ -15,6 +15,7 @@ use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 use nix::fcntl::Flock;
 
+use super::pending;
 use super::stored::generation;
 use super::tables;
 use super::tables::StoredTables;
@@ -367,6 +368,17 @@ impl OpenTable {
         }
     }
 
+    /// Subflows of these keys meet the change with their next packet: `run` sends one where none
+    /// comes.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn changed<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<()> {
+        let home = Home::current(false)?;
+        pending::changed(&home, self.definition.key, keys)
+    }
+
     /// Removes all entries; how many.
     ///
     /// # Errors
@@ -377,6 +389,7 @@ impl OpenTable {
         for (key, _) in &entries {
             self.delete(key)?;
         }
+        self.changed(entries.iter().map(|(key, _)| key.as_slice()))?;
         Ok(entries.len())
     }
 }

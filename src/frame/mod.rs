@@ -5,6 +5,10 @@
 //! number is the highest that its sender has used, its acknowledgement, window and timestamp are
 //! repeated: a timestamp of our own would be in front of those that the sender still sends, which
 //! the receiver would then drop (RFC 7323, 5).
+//!
+//! While the sender goes on sending, that number and timestamp are old before the frame is there.
+//! Then it goes a little ahead, in the window of the receiver. It may have a later timestamp there:
+//! the receiver keeps none of a packet that lies behind what it has acknowledged (RFC 7323, 4.3).
 
 mod build;
 mod option;
@@ -24,9 +28,17 @@ use crate::abi::DIRECTION_UNKNOWN;
 use crate::abi::TrackState;
 use crate::abi::TrackSubflow;
 use crate::abi::TrackWay;
+use crate::abi::WSCALE_UNKNOWN;
 use crate::abi::WayFlags;
 use crate::interface::Interfaces;
 use crate::track::Ends;
+
+/// A direction that had a packet since then is moving, in nanoseconds.
+const MOVING: u64 = 50_000_000;
+/// How far a frame goes ahead of it at most, in bytes.
+const AHEAD: u32 = 1 << 20;
+/// And in ticks of the timestamps, mostly milliseconds.
+const TICKS: u32 = 10;
 
 /// A pure ACK, and where it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +96,8 @@ pub(crate) fn role(sub: &TrackSubflow, direction: usize) -> Option<&'static str>
     }
 }
 
-/// The frame for a direction of a subflow: 0 from its lower end, 1 from its higher one.
+/// The frame for a direction of a subflow: 0 from its lower end, 1 from its higher one. `now`: on the
+/// clock of the tracker.
 ///
 /// # Errors
 ///
@@ -94,6 +107,7 @@ pub(crate) fn frame(
     sub: &TrackSubflow,
     direction: usize,
     interfaces: &Interfaces,
+    now: u64,
 ) -> Result<Frame> {
     let (from, to) = ends_of(ends, direction);
     let (way, back) = (&sub.way[direction], &sub.way[1 - direction]);
@@ -115,28 +129,52 @@ pub(crate) fn frame(
     }
     let place = Place::of(way, interfaces)?;
     Ok(Frame {
-        ack: ack(from, to, way, back),
+        ack: ack(from, to, way, back, now),
         place,
     })
 }
 
-fn ack(from: SocketAddr, to: SocketAddr, way: &TrackWay, back: &TrackWay) -> Ack {
+fn ack(from: SocketAddr, to: SocketAddr, way: &TrackWay, back: &TrackWay, now: u64) -> Ack {
     // Both ends must have asked for timestamps (RFC 7323, 3.2).
     let has_timestamps = way.rtt.known != 0 && (back.rtt.known != 0 || back.last == 0);
     let echoed = match back.rtt.known {
         0 => way.ts_ecr,
         _ => back.rtt.latest,
     };
+    let ahead = match now.saturating_sub(way.last) < MOVING {
+        true => ahead(way, back),
+        false => 0,
+    };
+    let latest = match ahead {
+        0 => way.rtt.latest,
+        _ => way.rtt.latest.wrapping_add(TICKS),
+    };
     Ack {
         l2: way.l2[..usize::from(way.l2_len).min(way.l2.len())].to_vec(),
         from,
         to,
-        seq: way.sequence.end,
+        seq: way.sequence.end.wrapping_add(ahead),
         ack: way.ack,
         window: way.window,
         ttl: way.ttl,
         // A pure ACK is not ECN-capable (RFC 3168, 6.1.4).
         tos: way.tos & !3,
-        timestamps: has_timestamps.then_some((way.rtt.latest, echoed)),
+        timestamps: has_timestamps.then_some((latest, echoed)),
     }
+}
+
+/// How far a frame goes ahead of what is sent, in bytes: half of what is left of the window of the
+/// receiver. 0 where its own window is closed: the receiver would not learn from later packets, whose
+/// numbers are lower, that it opens (RFC 9293, 3.10.7.4, SND.WL1).
+fn ahead(way: &TrackWay, back: &TrackWay) -> u32 {
+    if way.window == 0 || back.last == 0 {
+        return 0;
+    }
+    let scale = match back.wscale {
+        WSCALE_UNKNOWN => 0,
+        scale => scale.min(14),
+    };
+    let window = u32::from(back.window) << scale;
+    let under_way = way.sequence.end.wrapping_sub(back.ack);
+    (window.saturating_sub(under_way) / 2).min(AHEAD)
 }

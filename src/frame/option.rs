@@ -6,6 +6,8 @@ use anyhow::anyhow;
 use anyhow::bail;
 use serde::Deserialize;
 
+use crate::abi::TrackWay;
+use crate::abi::WayFlags;
 use crate::policy::nearest;
 
 /// Kind of the options of Multipath TCP (RFC 8684, 8.1).
@@ -81,14 +83,23 @@ impl Opt {
         }
     }
 
-    /// A DSS that neither acknowledges nor maps anything (RFC 8684, 3.3): for chains the packet is
-    /// one of Multipath TCP, and the receiver learns nothing from it.
-    pub(crate) fn nothing() -> Self {
-        Self {
-            bytes: vec![KIND, 4, DSS << 4, 0],
-            text: "empty DSS".to_owned(),
+    /// A data ACK that the direction has had before: for chains the packet is a pure ACK of an
+    /// established subflow, and the receiver learns nothing from it. `None`: none is known.
+    pub(crate) fn data_ack(way: &TrackWay) -> Option<Self> {
+        let is = |flag: WayFlags| u32::from(way.flags) & flag.0 != 0;
+        let bytes = match is(WayFlags::EMPTCP_WAY_DATA_ACK64) {
+            true => [&[KIND, 12, DSS << 4, 3][..], &way.data_ack.to_be_bytes()].concat(),
+            false => [
+                &[KIND, 8, DSS << 4, 1][..],
+                &(way.data_ack as u32).to_be_bytes(),
+            ]
+            .concat(),
+        };
+        is(WayFlags::EMPTCP_WAY_DATA_ACK).then(|| Self {
+            bytes,
+            text: format!("data ack {}", way.data_ack),
             secret: false,
-        }
+        })
     }
 
     /// An option in JSON.

@@ -12,6 +12,8 @@ use crate::abi::hook_number;
 use crate::interface::Interface;
 use crate::module::Hook;
 
+const NOW: u64 = 1_000_000_000;
+
 const VLAN: [u8; 18] = [
     2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0, 7, 0x86, 0xdd,
 ];
@@ -85,7 +87,7 @@ fn made(v6: bool) -> (Ends, TrackSubflow) {
 fn every_field() {
     for v6 in [false, true] {
         let (ends, sub) = made(v6);
-        let made = frame(&ends, &sub, 0, &interfaces()).unwrap();
+        let made = frame(&ends, &sub, 0, &interfaces(), NOW).unwrap();
         assert!(matches!(made.place, Place::Arrives { ifindex: 4, .. }));
         let bytes = made.ack.bytes(&Opt::prio(true)).unwrap();
         let decoded = tshark::decode([(Framing::Ethernet, bytes.as_slice())]).unwrap();
@@ -121,7 +123,7 @@ fn every_field() {
 fn without_timestamps() {
     let (ends, mut sub) = made(false);
     let options = |sub: &TrackSubflow| {
-        let made = frame(&ends, sub, 1, &interfaces()).unwrap();
+        let made = frame(&ends, sub, 1, &interfaces(), NOW).unwrap();
         assert!(matches!(made.place, Place::Leaves { .. }));
         let bytes = made.ack.bytes(&Opt::prio(false)).unwrap();
         bytes[14 + 40..].to_vec()
@@ -140,7 +142,7 @@ fn what_would_do_harm_is_refused() {
     let refused = |change: &dyn Fn(&mut TrackSubflow), words: &str| {
         let (ends, mut sub) = made(false);
         change(&mut sub);
-        let error = frame(&ends, &sub, 0, &interfaces()).unwrap_err();
+        let error = frame(&ends, &sub, 0, &interfaces(), NOW).unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     };
     let state = |state: TrackState| move |s: &mut TrackSubflow| s.state = state.0 as u8;
@@ -161,8 +163,16 @@ fn what_would_do_harm_is_refused() {
 fn without_ethernet() {
     let (ends, mut sub) = made(true);
     (sub.way[1].ifindex, sub.way[1].l2_len) = (5, 0);
-    let made = frame(&ends, &sub, 1, &interfaces()).unwrap();
-    let bytes = made.ack.bytes(&Opt::nothing()).unwrap();
+    let made = frame(&ends, &sub, 1, &interfaces(), NOW).unwrap();
+    sub.way[1].data_ack = 0x0102_0304_0506_0708;
+    assert!(Opt::data_ack(&sub.way[1]).is_none());
+    sub.way[1].flags |= WayFlags::EMPTCP_WAY_DATA_ACK.0 as u8;
+    let narrow = Opt::data_ack(&sub.way[1]).unwrap();
+    assert_eq!(narrow.bytes(), [30, 8, 0x20, 1, 5, 6, 7, 8]);
+    sub.way[1].flags |= WayFlags::EMPTCP_WAY_DATA_ACK64.0 as u8;
+    let wide = Opt::data_ack(&sub.way[1]).unwrap();
+    assert_eq!(wide.bytes(), [30, 12, 0x20, 3, 1, 2, 3, 4, 5, 6, 7, 8]);
+    let bytes = made.ack.bytes(&wide).unwrap();
     let decoded = tshark::decode([(Framing::RawIp, bytes.as_slice())]).unwrap();
     assert_eq!(decoded[0].tcp.as_ref().unwrap().checksum, Checksum::Good);
     assert!(decoded[0].complaints.is_empty(), "{decoded:?}");
@@ -239,7 +249,7 @@ fn keys_are_not_shown() {
 #[test]
 fn an_option_that_does_not_fit() {
     let (ends, sub) = made(false);
-    let made = frame(&ends, &sub, 0, &interfaces()).unwrap();
+    let made = frame(&ends, &sub, 0, &interfaces(), NOW).unwrap();
     let option = |count: usize| {
         let data = vec![7; count];
         Opt::parse(&format!(r#"{{"option": "subtype_9", "data": {data:?}}}"#))
@@ -247,4 +257,28 @@ fn an_option_that_does_not_fit() {
     let full = made.ack.bytes(&option(25).unwrap()).unwrap();
     assert_eq!(full.len(), 14 + 20 + 60);
     assert!(option(26).is_err());
+}
+
+/// While packets come a frame goes ahead of them, in the window.
+#[test]
+fn of_a_direction_that_moves() {
+    let (ends, mut sub) = made(false);
+    sub.way[1].ack = sub.way[0].sequence.end.wrapping_sub(1000);
+    sub.way[1].last = NOW;
+    let ahead = |sub: &TrackSubflow| {
+        let ack = frame(&ends, sub, 0, &interfaces(), NOW).unwrap().ack;
+        let latest = sub.way[0].rtt.latest;
+        let ticks = ack.timestamps.unwrap().0 - latest;
+        (ack.seq.wrapping_sub(sub.way[0].sequence.end), ticks)
+    };
+    assert_eq!(ahead(&sub), (0, 0), "it does not move");
+    sub.way[0].last = NOW - 1_000_000;
+    // The window of 501 bytes is full.
+    assert_eq!(ahead(&sub), (0, 0));
+    sub.way[1].wscale = 4;
+    assert_eq!(ahead(&sub), ((501 * 16 - 1000) / 2, TICKS));
+    sub.way[1].wscale = 14;
+    assert_eq!(ahead(&sub), (AHEAD, TICKS));
+    sub.way[0].window = 0;
+    assert_eq!(ahead(&sub), (0, 0), "its own window is closed");
 }

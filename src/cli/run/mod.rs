@@ -5,6 +5,7 @@
 
 mod exec;
 mod mend;
+mod nudge;
 
 use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
@@ -20,6 +21,7 @@ use nix::poll::poll;
 
 use self::exec::Exec;
 use self::mend::Mend;
+use self::nudge::Nudge;
 use super::Context;
 use super::Done;
 use super::reader::end_signals;
@@ -63,7 +65,8 @@ pub(super) fn run(context: Context, args: Args) -> Result<Done> {
         ..context
     };
     let signals = end_signals()?;
-    let mut services: Vec<Box<dyn Service>> = vec![Box::new(Mend::new(context)?)];
+    let mut services: Vec<Box<dyn Service>> =
+        vec![Box::new(Mend::new(context)?), Box::new(Nudge::new()?)];
     if let Some(exec) = Exec::new(args.exec)? {
         services.push(Box::new(exec));
     }

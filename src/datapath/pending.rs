@@ -1,0 +1,174 @@
+//! Directions of subflows in which something waits for a packet (`include/emptcp/pending.h`).
+
+use anyhow::Context as _;
+use anyhow::Result;
+use libbpf_rs::ErrorKind;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+
+use super::state::state_pin;
+use super::tables;
+use super::track::TrackMaps;
+use crate::abi::Pending;
+use crate::abi::SubflowKey;
+use crate::abi::bytes_of;
+use crate::abi::from_bytes;
+use crate::frame::ends_of;
+use crate::module::Scope;
+use crate::module::TableKey;
+use crate::pin::Home;
+use crate::sys;
+use crate::track::Ends;
+use crate::track::Track;
+use crate::track::connection_of;
+
+/// The map in force.
+#[derive(Debug)]
+pub(crate) struct Waiting(MapHandle);
+
+/// A direction of a subflow that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) ends: Ends,
+    pub(crate) direction: usize,
+    /// Since when, on the clock of the tracker.
+    pub(crate) at: u64,
+    /// A table was changed: the next packet of any kind is enough.
+    pub(crate) table: bool,
+}
+
+impl Wait {
+    /// Its key: the subflow as packets of the direction have it.
+    fn key(&self) -> SubflowKey {
+        let (from, to) = ends_of(&self.ends, self.direction);
+        SubflowKey::from(&Ends {
+            ends: [from, to],
+            zone: self.ends.zone,
+        })
+    }
+}
+
+impl Waiting {
+    /// `None`: no policy is in force, or nothing in it waits.
+    ///
+    /// # Errors
+    ///
+    /// No privilege; the kernel's.
+    pub(crate) fn in_force() -> Result<Option<Self>> {
+        Self::open(&Home::current(false)?)
+    }
+
+    pub(super) fn open(home: &Home) -> Result<Option<Self>> {
+        let path = state_pin(home, Scope::Keep, 0, "pending");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let map = MapHandle::from_pinned_path(&path);
+        let map = map.with_context(|| format!("cannot open {}", path.display()))?;
+        let sizes = [map.key_size(), map.value_size()].map(|size| size as usize);
+        let known = sizes == [size_of::<SubflowKey>(), size_of::<Pending>()];
+        Ok(known.then_some(Self(map)))
+    }
+
+    /// All that wait.
+    pub(crate) fn all(&self) -> Result<Vec<Wait>> {
+        let entries = tables::read(&self.0).context("cannot read what waits")?;
+        let entries = entries.iter().filter_map(|(key, value)| {
+            let (key, value): (SubflowKey, Pending) = (from_bytes(key)?, from_bytes(value)?);
+            let either = Ends::from(&key);
+            let (ends, direction) = Ends::of(either.ends[0], either.ends[1], either.zone);
+            Some(Wait {
+                ends,
+                direction: direction.into(),
+                at: value.at,
+                table: value.table != 0,
+            })
+        });
+        Ok(entries.collect())
+    }
+
+    /// It waits no more.
+    pub(crate) fn over(&self, wait: &Wait) -> Result<()> {
+        match self.0.delete(bytes_of(&wait.key())) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that a table was changed; what an actor has noted stays.
+    fn note(&self, wait: &Wait) -> Result<()> {
+        let value = Pending {
+            at: wait.at,
+            table: wait.table.into(),
+            ..Pending::default()
+        };
+        let key = wait.key();
+        match self
+            .0
+            .update(bytes_of(&key), bytes_of(&value), MapFlags::NO_EXIST)
+        {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How many directions of subflows wait for a packet.
+pub(super) fn count(home: &Home) -> Result<usize> {
+    match Waiting::open(home)? {
+        Some(waiting) => Ok(waiting.all()?.len()),
+        None => Ok(0),
+    }
+}
+
+/// Subflows of these keys of a table wait for a packet, which shall meet the new entries: where an
+/// actor of the policy can wait, and the tracker knows them. Other keys than of subflows and
+/// connections are of too many.
+pub(super) fn changed<'k>(
+    home: &Home,
+    kind: TableKey,
+    keys: impl IntoIterator<Item = &'k [u8]>,
+) -> Result<()> {
+    if !matches!(kind, TableKey::Subflow | TableKey::Token) {
+        return Ok(());
+    }
+    let Some(waiting) = Waiting::open(home)? else {
+        return Ok(());
+    };
+    let Some(maps) = TrackMaps::open(home)? else {
+        return Ok(());
+    };
+    let (at, track) = (sys::boot_time()?, maps.read()?);
+    for ends in keys.into_iter().flat_map(|key| of_key(kind, key, &track)) {
+        for direction in [0, 1] {
+            waiting.note(&Wait {
+                ends,
+                direction,
+                at,
+                table: true,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn of_key(kind: TableKey, key: &[u8], track: &Track) -> Vec<Ends> {
+    if kind == TableKey::Subflow {
+        let either: Option<SubflowKey> = from_bytes(key);
+        let either = either.as_ref().map(Ends::from);
+        let ends = either.map(|e| Ends::of(e.ends[0], e.ends[1], e.zone).0);
+        return (ends.into_iter())
+            .filter(|ends| track.subflows.contains_key(ends))
+            .collect();
+    }
+    let token = key.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+    let has = |key: &crate::track::ConnKey| {
+        let client = track.connections.get(key).map(|conn| conn.client_token);
+        token.is_some_and(|token| key.token == token || client == Some(token))
+    };
+    let mine = track.subflows.iter();
+    mine.filter(|(_, sub)| connection_of(sub).is_some_and(|key| has(&key)))
+        .map(|(ends, _)| *ends)
+        .collect()
+}
