@@ -23,6 +23,8 @@ EMPTCP_NO_PARAMS(track);
 /** Bytes of the two addresses of an Ethernet header, and of a VLAN tag. */
 #define TRACK_MACS 12
 #define TRACK_TAG 4
+/** Bytes of NOP NOP timestamps. */
+#define TRACK_TIMESTAMPS 12
 
 /** A new subflow is made here: too large for the stack. */
 struct {
@@ -80,9 +82,6 @@ struct track_scan {
 	__u32 dss;
 	/** Third byte of MP_PRIO. */
 	__u32 prio;
-	/** EMPTCP_WAY_DATA_ACK and _DATA_ACK64, where data_ack is known. */
-	__u32 acks;
-	__u64 data_ack;
 };
 
 static __always_inline int track_scan_visit(const struct tcpopt *opt, void *arg)
@@ -587,26 +586,6 @@ track_establish(const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
 	return sub;
 }
 
-/** Takes the data ACK out of a DSS whose first bytes are there. */
-static __always_inline void track_data_ack(struct emptcp_ctx *ctx, const __u8 *dss,
-					   struct track_scan *scan)
-{
-	const __u8 *ack = dss + TCPOLEN_MPTCP_DSS_BASE;
-
-	if (!(dss[3] & MPTCP_DSS_HAS_ACK) || (const void *)(ack + 4) > ctx_data_end(ctx))
-		return;
-	scan->data_ack = mptcp_be32(ack);
-	scan->acks = EMPTCP_WAY_DATA_ACK;
-	if (!(dss[3] & MPTCP_DSS_ACK64))
-		return;
-	if ((const void *)(ack + 8) > ctx_data_end(ctx)) {
-		scan->acks = 0;
-		return;
-	}
-	scan->data_ack = scan->data_ack << 32 | mptcp_be32(ack + 4);
-	scan->acks = EMPTCP_WAY_DATA_ACK | EMPTCP_WAY_DATA_ACK64;
-}
-
 static __always_inline void track_scan(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				       struct track_scan *scan)
 {
@@ -621,7 +600,6 @@ static __always_inline void track_scan(struct emptcp_ctx *ctx, const struct empt
 		scan->subtypes = 1 << MPTCP_DSS;
 		scan->dss = dss[3];
 		scan->prio = 0;
-		track_data_ack(ctx, dss, scan);
 		return;
 	}
 	found = track_find_options(ctx, pkt->tcp_off, pkt->tcp_len);
@@ -696,6 +674,35 @@ static __always_inline void track_ends(const struct emptcp_track_subflow *sub, _
 		conn->flags |= how;
 }
 
+/** Keeps the data ACK for frames that are made later, where the DSS stands right behind timestamps
+ * and is whole: another packet will have it so. newest: 0 for a packet of the highest number; what
+ * somebody makes up has another one, or could harm without us. In numbers: the verifier would
+ * follow each branch. */
+static __always_inline void track_data_ack(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					   struct emptcp_track_way *way, __u32 newest)
+{
+	const __u32 *ts = (const void *)(pkt->tcp + 1);
+	const __u8 *dss = (const void *)(ts + 3), *ack = dss + TCPOLEN_MPTCP_DSS_BASE;
+	__u32 flags, wide, differs;
+	__u64 number;
+
+	if ((const void *)(ack + 8) > ctx_data_end(ctx))
+		return;
+	flags = dss[3];
+	wide = flags >> 1 & 1;
+	differs = (*ts ^ bpf_htonl(0x0101080a)) | (dss[0] ^ TCPOPT_MPTCP) |
+		  (mptcp_subtype(dss) ^ MPTCP_DSS) | (~flags & MPTCP_DSS_HAS_ACK) |
+		  ((dss[1] - mptcp_dss_len(flags)) & ~(__u32)TCPOLEN_MPTCP_DSS_CHECKSUM & 0xff) |
+		  newest;
+	number = (__u64)mptcp_be32(ack) << 32 | mptcp_be32(ack + 4);
+	number >>= 32 * (wide ^ 1);
+	if (differs)
+		return;
+	way->data_ack = number;
+	way->flags = (way->flags & ~EMPTCP_WAY_DATA_ACK64) | EMPTCP_WAY_DATA_ACK |
+		     wide * EMPTCP_WAY_DATA_ACK64;
+}
+
 /** Window scale of who sends in this direction, plus 1; 0: not known, or one of the ends alone was
  * heard. */
 static __always_inline __u32 track_scale(const struct emptcp_track_way *way,
@@ -714,7 +721,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	struct emptcp_track_way *way, *back;
 	struct emptcp_track_subflow *sub;
 	struct emptcp_subflow key;
-	struct track_scan scan = {};
+	struct track_scan scan;
 	__u32 payload, again, tells = 0, seq = bpf_ntohl(tcp->seq);
 	const __u8 *opt;
 	int from, is_closed, shows_keys;
@@ -762,8 +769,6 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	scan.subtypes = emptcp_forget(scan.subtypes);
 	scan.dss = emptcp_forget(scan.dss);
 	scan.prio = emptcp_forget(scan.prio);
-	scan.acks = emptcp_forget(scan.acks);
-	scan.data_ack = emptcp_forget(scan.data_ack);
 
 	now = emptcp_boot_now();
 	way = &sub->way[from & 1];
@@ -803,6 +808,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 				now / 1000);
 	}
 	way->last = now;
+	track_data_ack(ctx, pkt, way, (seq + payload) ^ way->sequence.end);
 
 	if (scan.subtypes & 1 << MPTCP_MP_PRIO) {
 		if (scan.prio & MPTCP_BACKUP)
@@ -813,10 +819,6 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	tells |= scan.subtypes & TRACK_TELLS_OPTIONS;
 	if (scan.subtypes & 1 << MPTCP_MP_FAIL)
 		tells |= track_fallback(sub, from, seq, EMPTCP_FALLBACK_FAIL);
-	if (scan.acks) {
-		way->data_ack = scan.data_ack;
-		way->flags = (way->flags & ~EMPTCP_WAY_DATA_ACK64) | scan.acks;
-	}
 	if (scan.subtypes & 1 << MPTCP_DSS)
 		way->flags |= EMPTCP_WAY_DSS;
 	else if (payload && !scan.subtypes && !(way->flags & EMPTCP_WAY_DSS) && !tcp->syn)

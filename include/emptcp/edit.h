@@ -63,15 +63,6 @@ enum emptcp_others {
  */
 #define EMPTCP_OTHERS_KEEP (1 << MPTCP_MP_CAPABLE | 1 << MPTCP_MP_JOIN | EMPTCP_OTHERS_DATA_ACK)
 
-/** 1 where the number is 0, else 0; below 2^31. Without a branch, of which the verifier would
- * follow both sides. */
-static __always_inline __u32 emptcp_is_zero(__u32 number)
-{
-	number -= 1;
-	asm volatile("" : "+r"(number));
-	return number >> 31;
-}
-
 static __always_inline int emptcp_look_visit(const struct tcpopt *opt, void *arg)
 {
 	struct emptcp_scan *scan = arg;

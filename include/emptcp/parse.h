@@ -73,6 +73,15 @@ static __always_inline __u32 emptcp_forget(__u32 number)
 	return slot.odd;
 }
 
+/** 1 where the number is 0, else 0; below 2^31. Without a branch, of which the verifier would
+ * follow both sides. */
+static __always_inline __u32 emptcp_is_zero(__u32 number)
+{
+	number -= 1;
+	asm volatile("" : "+r"(number));
+	return number >> 31;
+}
+
 /** 0 where the IP header leaves room for the TCP header; l4_len: bytes that the IP header gives to
  * TCP. */
 static __always_inline int emptcp_parse_tcp(struct emptcp_ctx *ctx, struct emptcp_pkt *pkt,

@@ -3,7 +3,7 @@
 #ifndef __EMPTCP_SEQUENCE_H__
 #define __EMPTCP_SEQUENCE_H__
 
-#include <emptcp/ctx.h>
+#include <emptcp/parse.h>
 
 /** No number that is under way is further from another: the largest window (RFC 7323, 2.3). */
 #define EMPTCP_WINDOW_MAX (1 << 30)
@@ -30,6 +30,7 @@ static __always_inline __u32 emptcp_sequence_take(struct emptcp_sequence *sequen
 	__u32 seq = bpf_ntohl(tcp->seq);
 	__u32 end = seq + payload + tcp->syn + tcp->fin;
 	__s32 below = sequence->end - seq;
+	__u32 more;
 
 	/* Its number need not be of the connection (RFC 9293, 3.5.2). */
 	if (tcp->rst)
@@ -43,7 +44,8 @@ static __always_inline __u32 emptcp_sequence_take(struct emptcp_sequence *sequen
 	}
 	/* What takes no number says nothing of what was sent: an ACK that emptcp makes while data
 	 * flow may lie ahead of it. */
-	if ((__s32)(end - sequence->end) > 0 && end != seq)
+	more = (end - sequence->end) & (emptcp_is_zero(end - seq) - 1);
+	if ((__s32)more > 0)
 		sequence->end = end;
 	/* One byte, the last one: a keepalive probe (RFC 9293, 3.8.4). */
 	if (below <= 0 || (below == 1 && payload == 1))

@@ -19,17 +19,20 @@ struct {
 	__uint(max_entries, 16384);
 } pending SEC(".maps") EMPTCP_KEPT;
 
-/** Notes that the packet's direction of a subflow waits, if the packet is one of Multipath TCP.
- * key: of emptcp_subflow_of(). */
+/** Notes that the packet's direction of a subflow waits, if the packet has timestamps and an option
+ * of Multipath TCP behind them, as almost all have; else the next one notes it. key: of
+ * emptcp_subflow_of(). */
 static __always_inline void emptcp_wait(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					const struct emptcp_subflow *key)
 {
 	const struct emptcp_pending *before = bpf_map_lookup_elem(&pending, key);
+	const __u32 *usual = (const void *)(pkt->tcp + 1);
 	struct emptcp_pending now = {};
 
 	if (before && !before->table)
 		return;
-	if (!mptcp_find_subtype(ctx, pkt, MPTCP_DSS, TCPOLEN_MPTCP_DSS_BASE))
+	if ((const void *)(usual + 4) > ctx_data_end(ctx) || pkt->tcp_len < 36 ||
+	    *usual != bpf_htonl(0x0101080a) || *(const __u8 *)(usual + 3) != TCPOPT_MPTCP)
 		return;
 	now.at = emptcp_boot_now();
 	bpf_map_update_elem(&pending, key, &now, BPF_ANY);

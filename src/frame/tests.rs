@@ -27,6 +27,7 @@ fn interfaces() -> Interfaces {
         kind: None,
         raw_ip,
         xdp_program: None,
+        up: true,
     };
     Interfaces(vec![
         interface(4, "eth0", false),

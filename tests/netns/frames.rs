@@ -170,14 +170,15 @@ fn errors(rig: &Rig) -> Vec<(String, u64)> {
 }
 
 /// There and back, so often, to one end of an idle connection; how long a command took.
-fn there_and_back(rig: &Rig, to: &str) -> Duration {
+fn there_and_back(rig: &Rig, to: &str, pause: Duration) -> Duration {
     let subflow = only(rig);
     let start = Instant::now();
     for number in 0..TIMES {
         let priority = ["backup", "nobackup"][(number % 2) as usize];
         rig.run(&["set-prio", &subflow, priority, "--to", to]).ok();
+        std::thread::sleep(pause);
     }
-    start.elapsed() / TIMES as u32
+    start.elapsed() / TIMES as u32 - pause
 }
 
 #[test]
@@ -194,9 +195,11 @@ fn root_frames_set_prio_of_an_idle_connection() {
                 connection.send(up_last, SIZE);
                 connection.rest();
                 let (before, none) = (received(&rig), errors(&rig));
-                let server = there_and_back(&rig, "server");
+                // Frames so close to each other go ahead of the sequence numbers, as if data came.
+                let pause = Duration::from_millis(if up_last { 60 } else { 0 });
+                let server = there_and_back(&rig, "server", pause);
                 assert_eq!(received(&rig), [before[0] + TIMES, before[1]]);
-                let client = there_and_back(&rig, "client");
+                let client = there_and_back(&rig, "client", pause);
                 assert_eq!(received(&rig), [before[0] + TIMES, before[1] + TIMES]);
                 println!(
                     "tx {state}, {address}: {server:?} to the server, {client:?} to the client"
@@ -484,7 +487,16 @@ fn forwarded(places: &[&str], by: [&str; 2]) {
         connection.rest();
         let subflow = only(&rig);
         let received = || [&rig.far, &third].map(|end| counter(end, "MPTcpExtMPPrioRx"));
-        let before = received();
+        let errors = || {
+            let names = [
+                "TcpInCsumErrors",
+                "TcpInErrs",
+                "TcpExtPAWSEstab",
+                "TcpOutRsts",
+            ];
+            [&rig.far, &third].map(|end| names.map(|name| counter(end, name)))
+        };
+        let (before, none) = (received(), errors());
         for number in 1..=4 {
             let priority = ["nobackup", "backup"][number % 2];
             let sent = rig
@@ -500,15 +512,7 @@ fn forwarded(places: &[&str], by: [&str; 2]) {
             assert_eq!(how("client").0, by[1]);
         }
         assert_eq!(received(), before.map(|n| n + 4), "{address}");
-        let errors = [
-            "TcpInCsumErrors",
-            "TcpInErrs",
-            "TcpExtPAWSEstab",
-            "TcpOutRsts",
-        ];
-        for end in [&rig.far, &third] {
-            assert_eq!(errors.map(|name| counter(end, name)), [0; 4], "{address}");
-        }
+        assert_eq!(errors(), none, "{address}");
         connection.assert_whole();
         drop(connection);
         rig.run(&["delete"]).ok();
