@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-#include <emptcp/join.h>
 #include <emptcp/module.h>
 #include <emptcp/rst.h>
 
@@ -23,10 +22,15 @@ static __always_inline int reject_join_act(struct emptcp_ctx *ctx, const struct 
 	struct emptcp_rst rst = {.reason = p->reason};
 	__u32 hook = pkt->links->hook;
 
-	if (!emptcp_is_join_syn(ctx, pkt))
+	if (!pkt->tcp->syn || pkt->tcp->ack)
 		return EMPTCP_SKIP;
-	/* A RST is never answered by one (RFC 9293, 3.10.7.1). */
-	if (p->with == REJECT_JOIN_WITH_DROP || pkt->tcp->rst)
+	/*
+	 * Of any length: a SYN whose MP_JOIN was not understood would be taken for one of plain
+	 * TCP, to a socket that may be no listener of its own.
+	 */
+	if (!mptcp_find_subtype(ctx, pkt, MPTCP_MP_JOIN, TCPOLEN_MPTCP_MIN))
+		return EMPTCP_SKIP;
+	if (p->with == REJECT_JOIN_WITH_DROP)
 		return EMPTCP_DROP;
 	/* Of what no RST can be made, that is left: it must not pass. */
 	if (emptcp_rst_begin(ctx, pkt, &rst) || emptcp_rst_write(ctx, &rst, EMPTCP_RST_TO_SENDER))
