@@ -70,7 +70,7 @@ put 644 "$data/doc/emptcp/docs" docs/*.md
 put 644 "$data/doc/emptcp/examples" examples/*.json
 put 644 "$data/doc/emptcp/examples/exec" examples/exec/*.json
 put 755 "$data/doc/emptcp/examples/exec" examples/exec/*.py
-put 644 "$data/doc/emptcp/examples/modules" examples/modules/*.bpf.c
+put 644 "$data/doc/emptcp/examples/module" examples/module/*
 
 if [ -n "$uninstall" ]; then
 	# Folders that are ours alone.

@@ -47,33 +47,21 @@ static __always_inline __u32 turn_hash(const struct emptcp_subflow *key)
 	return hash ^ hash >> 15;
 }
 
-/* The number of a subflow that joins; -1: it does not. */
-static __always_inline __s64 turn_joins(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt)
+/* The number of a subflow that joins the connection with this token. */
+static __always_inline __u32 turn_joins(emptcp_token token, __u32 zone)
 {
-	struct emptcp_track_key key = {.zone = pkt->links->zone};
-	__u32 off, first, *next;
-	void *opt;
+	struct emptcp_track_key key = {.token = token, .zone = zone};
+	__u32 *next = bpf_map_lookup_elem(&next_turns, &key), number, second;
 
-	if (!pkt->tcp->syn || pkt->tcp->ack)
-		return -1;
-	off = mptcp_find_subtype(ctx, pkt, MPTCP_MP_JOIN, TCPOLEN_MPTCP_MPJ_SYN);
-	if (!off)
-		return -1;
-	opt = (void *)pkt->tcp + off;
-	if (opt + TCPOLEN_MPTCP_MPJ_SYN > ctx_data_end(ctx))
-		return -1;
-	key.token = mptcp_be32(opt + 4);
-	next = bpf_map_lookup_elem(&next_turns, &key);
-	/* Two that join in the same microsecond on two CPUs may get one number. */
-	first = next ? *next : key.token;
 	if (next) {
-		*next = first + 1;
-	} else {
-		__u32 second = first + 1;
-
-		bpf_map_update_elem(&next_turns, &key, &second, BPF_NOEXIST);
+		/* Two that join in the same microsecond on two CPUs may get one number. */
+		number = *next;
+		*next = number + 1;
+		return number;
 	}
-	return first;
+	second = token + 1;
+	bpf_map_update_elem(&next_turns, &key, &second, BPF_NOEXIST);
+	return token;
 }
 
 static __always_inline int turn_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
@@ -88,10 +76,13 @@ static __always_inline int turn_match(struct emptcp_ctx *ctx, const struct emptc
 	emptcp_track_key_of(pkt, &key);
 	dealt = bpf_map_lookup_elem(&turns, &key);
 	if (!dealt) {
-		__s64 joins = turn_joins(ctx, pkt);
-
-		first.number = joins < 0 ? turn_hash(&key) : joins;
-		first.is_known = joins >= 0;
+		first.number = turn_hash(&key);
+		sub = emptcp_tracked(pkt, &from);
+		/* The tracker, which was here before, has read the token of its SYN. */
+		if (sub && sub->state == EMPTCP_TRACK_SYN && sub->flags & EMPTCP_TRACK_HAS_TOKEN) {
+			first.number = turn_joins(sub->token, key.zone);
+			first.is_known = 1;
+		}
 		bpf_map_update_elem(&turns, &key, &first, BPF_NOEXIST);
 		dealt = bpf_map_lookup_elem(&turns, &key);
 		if (!dealt)
