@@ -682,13 +682,16 @@ const NOT_AS_TSHARK: [&str; 5] = [
 ];
 
 /// Reasons for which an actor refuses to edit.
-const REFUSED: [&str; 6] = [
+const REFUSED: [&str; 9] = [
     "signed",
     "unsafe",
     "no_room",
     "no_value",
     "bad_csum",
     "no_wscale",
+    "no_keys",
+    "untracked",
+    "map_full",
 ];
 
 /// Actors that treat every packet of TCP.
