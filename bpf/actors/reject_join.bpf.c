@@ -30,7 +30,8 @@ static __always_inline int reject_join_act(struct emptcp_ctx *ctx, const struct 
 	 */
 	if (!mptcp_find_subtype(ctx, pkt, MPTCP_MP_JOIN, TCPOLEN_MPTCP_MIN))
 		return EMPTCP_SKIP;
-	if (p->with == REJECT_JOIN_WITH_DROP)
+	/* A RST is never answered by one (RFC 9293, 3.10.7.1). */
+	if (p->with == REJECT_JOIN_WITH_DROP || pkt->tcp->rst)
 		return EMPTCP_DROP;
 	/* Of what no RST can be made, that is left: it must not pass. */
 	if (emptcp_rst_begin(ctx, pkt, &rst) || emptcp_rst_write(ctx, &rst, EMPTCP_RST_TO_SENDER))
