@@ -20,10 +20,12 @@ static __always_inline int reject_join_act(struct emptcp_ctx *ctx, const struct 
 					   const struct reject_join_params *p)
 {
 	struct emptcp_rst rst = {.reason = p->reason};
-	__u32 hook = pkt->links->hook;
+	__u32 hook = pkt->links->hook, is_rst;
 
 	if (!pkt->tcp->syn || pkt->tcp->ack)
 		return EMPTCP_SKIP;
+	/* Before the walk, behind which the verifier knows several places of the header. */
+	is_rst = emptcp_forget(pkt->tcp->rst);
 	/*
 	 * Of any length: a SYN whose MP_JOIN was not understood would be taken for one of plain
 	 * TCP, to a socket that may be no listener of its own.
@@ -31,7 +33,7 @@ static __always_inline int reject_join_act(struct emptcp_ctx *ctx, const struct 
 	if (!mptcp_find_subtype(ctx, pkt, MPTCP_MP_JOIN, TCPOLEN_MPTCP_MIN))
 		return EMPTCP_SKIP;
 	/* A RST is never answered by one (RFC 9293, 3.10.7.1). */
-	if (p->with == REJECT_JOIN_WITH_DROP || pkt->tcp->rst)
+	if (p->with == REJECT_JOIN_WITH_DROP || is_rst)
 		return EMPTCP_DROP;
 	/* Of what no RST can be made, that is left: it must not pass. */
 	if (emptcp_rst_begin(ctx, pkt, &rst) || emptcp_rst_write(ctx, &rst, EMPTCP_RST_TO_SENDER))

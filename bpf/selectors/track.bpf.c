@@ -6,6 +6,7 @@
  * pay for hashes.
  */
 #include <emptcp/clock.h>
+#include <emptcp/edit.h>
 #include <emptcp/learnt.h>
 #include <emptcp/length.h>
 #include <emptcp/track_events.h>
@@ -849,9 +850,15 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 static __always_inline int track_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				       const struct track_params *p)
 {
+	struct emptcp_pkt same;
 	__u32 scale = 0;
-	int shows_keys = track_take(ctx, pkt, &scale);
+	int shows_keys;
 
+	/* Headers of the commonest packet stand where the verifier knows: it would look at all of
+	 * this once more for them. */
+	if (emptcp_again(ctx, pkt, &same))
+		return -EMPTCP_REASON_TRUNCATED;
+	shows_keys = track_take(ctx, &same, &scale);
 	/* For each packet: what the word had before is of another one. */
 	emptcp_learnt_leave(ctx, pkt->links->zone, emptcp_forget(scale) & 0xff);
 	return shows_keys;
