@@ -66,6 +66,8 @@ else
 	step show shows_chain
 	step status status_shows_chain
 	step apply_again second_changes_nothing
+	# The tracker is what the verifier has most work with, at XDP above all.
+	step tracks_at_xdp "$EMPTCP" apply guest/tracked.json
 	step delete "$EMPTCP" delete
 	step delete_leaves_nothing nothing_left
 	step delete_again "$EMPTCP" delete
