@@ -12,7 +12,7 @@
 #
 # The emulator needs neither root nor KVM. EMPTCP_VM_KVM=1 uses KVM (not asked
 # for, because a /dev/kvm that exists may still hang), EMPTCP_VM_TIMEOUT is the
-# limit in seconds per guest (1800), EMPTCP_CACHE the directory of the kernels
+# limit in seconds per guest (2400), EMPTCP_CACHE the directory of the kernels
 # (.cache), EMPTCP_DEBIAN_MIRROR where they come from if not from the mirror that
 # this machine uses itself. Consoles are kept in target/vm/KERNEL.log.
 set -euo pipefail
@@ -50,7 +50,7 @@ done
 [ ${#names[@]} -gt 0 ] || names=("${listed[@]}")
 
 logs=$ROOT/target/vm
-limit=${EMPTCP_VM_TIMEOUT:-1800}
+limit=${EMPTCP_VM_TIMEOUT:-2400}
 tmp=$(mktemp -d) pids=()
 # shellcheck disable=SC2329 # called by the traps
 clean() {

@@ -38,12 +38,12 @@ use subject::Subject;
 use subject::Wanted;
 
 /// Packets in a run of the test suite.
-const PACKETS: usize = 200_000;
+const PACKETS: usize = 400_000;
 /// Packets of one step, so that loading is not what takes the time.
 const PACKETS_EACH: usize = 300;
 const SEED: u64 = 0x8684;
 /// What the tracker remembers is made anew behind so many packets.
-const HISTORY_EVERY: usize = 32;
+const HISTORY_EVERY: usize = 16;
 /// Frames of which a test run at tc takes no more.
 const LONGEST: usize = 3400;
 /// After so many the run ends.
@@ -91,9 +91,9 @@ fn seeds(entries: &[Entry]) -> BTreeMap<String, Vec<Seed>> {
     seeds
 }
 
-/// What came before the packets of rows, by module and framing: of modules that go by what the
-/// tracker remembers, which would know nothing of random packets.
-type Histories = BTreeMap<(String, bool), Vec<Vec<Vec<u8>>>>;
+/// What came before the packets of rows, and these, by module and framing: of modules that go by
+/// what the tracker remembers, which would know nothing of random packets.
+type Histories = BTreeMap<(String, bool), Vec<(Vec<Vec<u8>>, Vec<u8>)>>;
 
 fn histories(registry: &Registry, entries: &[Entry]) -> Histories {
     let mut histories = Histories::new();
@@ -106,8 +106,9 @@ fn histories(registry: &Registry, entries: &[Entry]) -> Histories {
     for entry in entries.iter().filter(|e| tracked(&e.module)) {
         let key = (entry.module.clone(), entry.framing == Framing::RawIp);
         let of_module = histories.entry(key).or_default();
-        if !of_module.contains(&entry.before) {
-            of_module.push(entry.before.clone());
+        let row = (entry.before.clone(), entry.input.clone());
+        if !of_module.contains(&row) {
+            of_module.push(row);
         }
     }
     histories
@@ -215,13 +216,17 @@ impl Fuzz {
             if number % 64 == 0 && failures.lock().unwrap().len() >= FAILURES {
                 break;
             }
+            let (mut packet, mark) = self.packet(&mut rng, &wanted.module.name, wanted.framing);
             if let Some(histories) = histories
                 && number % HISTORY_EVERY == 0
             {
-                since.clone_from(&histories[rng.usize(..histories.len())]);
+                let (before, row) = &histories[rng.usize(..histories.len())];
+                since.clone_from(before);
                 subject.remember(&since);
+                // What it is for: that packets of random rows meet it by chance is rare.
+                packet.clone_from(row);
+                packet.truncate(LONGEST);
             }
-            let (packet, mark) = self.packet(&mut rng, &wanted.module.name, wanted.framing);
             match subject.try_packet(may, &packet, mark) {
                 Ok(()) => {}
                 Err(faults) => fail(&since, &packet, mark, &faults),
