@@ -19,7 +19,8 @@
  */
 static __always_inline int emptcp_claim(void *map, const void *key, const void *value, __u64 how)
 {
-	long ret = bpf_map_update_elem(map, key, value, how);
+	/* Before Linux 6.4 the upper half of what maps return is not that of the sign. */
+	int ret = bpf_map_update_elem(map, key, value, how);
 
 	if (!ret)
 		return EMPTCP_NEXT;
