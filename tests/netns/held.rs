@@ -200,8 +200,10 @@ fn held(rig: &Rig) -> Vec<Value> {
     map.map_or(Vec::new(), |map| map["entries"].as_array().unwrap().clone())
 }
 
-/// One connection; how long the SYN took from the write that passes the threshold.
-fn connection(rig: &Rig, address: IpAddr, port: u16, down: bool) -> Duration {
+/// One connection, behind `before` others; how long the SYN took from the write that passes the
+/// threshold.
+fn connection(rig: &Rig, address: IpAddr, before: u16, down: bool) -> Duration {
+    let port = PORT + before;
     let ifindex = rig.far.ifindex("p1");
     let frames = rig.far.within(|| Frames::listen(ifindex));
     let (near, far, _listener) = connect(rig, address, port);
@@ -219,6 +221,10 @@ fn connection(rig: &Rig, address: IpAddr, port: u16, down: bool) -> Duration {
         None,
         "a SYN below the threshold"
     );
+    // On a busy machine the client may not have sent it yet.
+    wait_for("the SYN is held", LIMIT, || {
+        matched(rig, "hold_join") > before.into()
+    });
     let begin = Instant::now();
     let took = std::thread::scope(|scope| {
         let seen = scope.spawn(|| next_syn(&frames, port, LIMIT));
@@ -254,7 +260,7 @@ fn releases(tc: Tc, offload: &str) {
             let before = errors([&rig.near, &rig.far]);
             let mut times = Vec::new();
             for _ in 0..EACH {
-                times.push(connection(&rig, address, PORT + number, down));
+                times.push(connection(&rig, address, number, down));
                 number += 1;
             }
             let (median, max) = median_and_max(times);
