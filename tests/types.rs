@@ -474,8 +474,8 @@ fn root_steps_hand_on_words() {
                     (word(&key), value.chunks(4).map(word).collect())
                 })
                 .collect();
-            let put = vec![0xbef0, 0xbef1, 0xbeef];
-            assert_eq!(found[&0], [0; 3], "{hook}: a run begins with zeros");
+            let put = vec![0xbef0, 0xbef1, 0xbeef, 0];
+            assert_eq!(found[&0], [0; 4], "{hook}: a run begins with zeros");
             assert_eq!(found[&1], put, "{hook}");
             assert_eq!(found[&2], put, "{hook}: chains behind find it too");
         }

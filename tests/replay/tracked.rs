@@ -119,15 +119,17 @@ fn expected(rows: &[Row], times: &[f64]) -> Vec<Expected> {
             live -= 1;
             return Expected::default();
         }
-        // Which connection a subflow joins is known when its handshake is over.
+        // A subflow is one of the connection when its handshake is over; before that its SYN has
+        // named the connection.
         let known = stream.established;
+        let named = known || stream.index > 0;
         Expected {
             index: (known || stream.index == 0).then_some(stream.index),
             is_client: (known || stream.index == 0).then_some(is_client),
-            bytes: known.then_some(bytes),
-            live: known.then_some(live),
+            bytes: named.then_some(bytes),
+            live: named.then_some(live),
             age: Some(time - stream.began),
-            connection_age: known.then_some(time - times[0]),
+            connection_age: named.then_some(time - times[0]),
         }
     });
     each.collect()
