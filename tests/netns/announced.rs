@@ -15,11 +15,13 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::mptcp::counter;
+use super::pair::LIMIT;
+use super::pair::connect;
+use super::pair::fill;
+use super::pair::listen;
+use super::pair::send;
 use super::raw;
-use super::restored::LIMIT;
 use super::restored::errors;
-use super::restored::fill;
-use super::restored::send;
 use super::restored::subflows;
 use super::rig::Netns;
 use super::rig::Rig;
@@ -92,11 +94,7 @@ impl Ends {
     }
 
     pub(super) fn listen(&self, v6: bool, port: u16) -> TcpListener {
-        let any: IpAddr = match v6 {
-            true => std::net::Ipv6Addr::UNSPECIFIED.into(),
-            false => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        };
-        (self.server()).within(|| TcpListener::from(raw::mptcp_listener(any, port)))
+        listen(self.server(), v6, port)
     }
 
     /// Client and server of a connection.
@@ -107,13 +105,7 @@ impl Ends {
         listener: &TcpListener,
     ) -> (TcpStream, TcpStream) {
         let to = SocketAddr::new(self.address(v6, 0), port);
-        let client = (self.client()).within(|| TcpStream::from(raw::mptcp_connect(to)));
-        let (server, _) = listener.accept().unwrap();
-        for stream in [&client, &server] {
-            stream.set_read_timeout(Some(LIMIT)).unwrap();
-            stream.set_write_timeout(Some(LIMIT)).unwrap();
-        }
-        (client, server)
+        connect(self.client(), to, listener)
     }
 
     /// What was counted: announcements that the policy made, that the client took, joins that came

@@ -15,6 +15,11 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::mptcp::counter;
+use super::pair::LIMIT;
+use super::pair::connect;
+use super::pair::fill;
+use super::pair::listen;
+use super::pair::send;
 use super::raw;
 use super::reader::Reader;
 use super::rig::Netns;
@@ -23,24 +28,12 @@ use super::rig::Tc;
 use super::rig::wait_for;
 
 const PORT: u16 = 5001;
-const LIMIT: Duration = Duration::from_secs(15);
 /// Bytes of a transfer.
 const SIZE: usize = 1 << 20;
 /// Frames to each end of a connection.
 const TIMES: u64 = 50;
 /// Addresses of the server, and its second ones, of both families.
 const ADDRESSES: [(&str, &str); 2] = [("10.77.0.2", "10.77.1.2"), ("fd77:0::2", "fd77:1::2")];
-
-fn fill(seed: usize, size: usize) -> Vec<u8> {
-    let mut state = seed as u64 + 1;
-    let bytes = (0..size).map(|_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 56) as u8
-    });
-    bytes.collect()
-}
 
 /// A connection whose client is `far`, and whose server `near`, where the policy is.
 struct Connection {
@@ -52,18 +45,12 @@ struct Connection {
 
 impl Connection {
     fn new(rig: &Rig, address: IpAddr) -> Self {
-        let any: IpAddr = match address {
-            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let to = SocketAddr::new(address, PORT);
-        let listener = (rig.near).within(|| TcpListener::from(raw::mptcp_listener(any, PORT)));
-        let client = rig.far.within(|| TcpStream::from(raw::mptcp_connect(to)));
-        let (server, _) = listener.accept().unwrap();
-        for stream in [&client, &server] {
-            stream.set_read_timeout(Some(LIMIT)).unwrap();
-            stream.set_write_timeout(Some(LIMIT)).unwrap();
-        }
+        Self::to(&rig.far, &rig.near, address)
+    }
+
+    fn to(client: &Netns, server: &Netns, address: IpAddr) -> Self {
+        let listener = listen(server, address.is_ipv6(), PORT);
+        let (client, server) = connect(client, SocketAddr::new(address, PORT), &listener);
         Self {
             client,
             server,
@@ -73,17 +60,11 @@ impl Connection {
 
     /// Sends so many bytes one way, and compares what arrives.
     fn send(&self, up: bool, size: usize) {
-        let (mut from, mut to) = match up {
+        let (from, to) = match up {
             true => (&self.client, &self.server),
             false => (&self.server, &self.client),
         };
-        let bytes = fill(size, size);
-        let mut got = vec![0; size];
-        std::thread::scope(|scope| {
-            scope.spawn(|| from.write_all(&bytes).unwrap());
-            to.read_exact(&mut got).unwrap();
-        });
-        assert!(got == bytes, "not what was sent");
+        send(from, to, &fill(size, size));
     }
 
     /// Until its last packet is over.
@@ -466,20 +447,7 @@ fn forwarded(places: &[&str], by: [&str; 2]) {
         let policy = json!({ "version": 1, "track": places, "chains": [] });
         let path = rig.folder.write("track.json", policy.to_string());
         rig.run(&["apply", path.to_str().unwrap()]).ok();
-        let address: IpAddr = address.parse().unwrap();
-        let any: IpAddr = match address {
-            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let listener = third.within(|| TcpListener::from(raw::mptcp_listener(any, PORT)));
-        let to = SocketAddr::new(address, PORT);
-        let client = rig.far.within(|| TcpStream::from(raw::mptcp_connect(to)));
-        let (server, _) = listener.accept().unwrap();
-        let connection = Connection {
-            client,
-            server,
-            _listener: listener,
-        };
+        let connection = Connection::to(&rig.far, &third, address.parse().unwrap());
         connection.send(true, SIZE);
         connection.send(false, SIZE);
         connection.rest();

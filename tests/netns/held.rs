@@ -4,8 +4,6 @@
 //! the threshold, by uploads and downloads, in both families, with complete and incomplete
 //! checksums.
 
-use std::io::Read as _;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::net::TcpListener;
@@ -17,6 +15,11 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::mptcp::counter;
+use super::pair;
+use super::pair::LIMIT;
+use super::pair::fill;
+use super::pair::listen;
+use super::pair::send;
 use super::raw;
 use super::raw::Frames;
 use super::rig::Netns;
@@ -26,7 +29,6 @@ use super::rig::wait_for;
 
 /// Of the first connection; each has its own, as those of the one before may not be free yet.
 const PORT: u16 = 5001;
-const LIMIT: Duration = Duration::from_secs(15);
 /// Bytes below which a connection gets no further subflow.
 const THRESHOLD: usize = 220 << 10;
 /// Bytes of a transfer.
@@ -88,44 +90,10 @@ fn server_address(version: u8) -> IpAddr {
     address.parse().unwrap()
 }
 
-fn fill(seed: usize, size: usize) -> Vec<u8> {
-    let mut state = seed as u64 + 1;
-    let bytes = (0..size).map(|_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 56) as u8
-    });
-    bytes.collect()
-}
-
-/// Sends bytes one way, and compares what arrives.
-fn send(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
-    let mut got = vec![0; bytes.len()];
-    std::thread::scope(|scope| {
-        scope.spawn(|| from.write_all(bytes).unwrap());
-        to.read_exact(&mut got).unwrap();
-    });
-    let differs = got.iter().zip(bytes).position(|(a, b)| a != b);
-    assert_eq!(differs, None, "not what was sent, of {}", bytes.len());
-}
-
 /// A connection: the client's end, the server's, and what further subflows come to.
 fn connect(rig: &Rig, address: IpAddr, port: u16) -> (TcpStream, TcpStream, TcpListener) {
-    let any: IpAddr = match address {
-        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-    };
-    let to = SocketAddr::new(address, port);
-    let listener = rig
-        .far
-        .within(|| TcpListener::from(raw::mptcp_listener(any, port)));
-    let near = rig.near.within(|| TcpStream::from(raw::mptcp_connect(to)));
-    let (far, _) = listener.accept().unwrap();
-    for stream in [&near, &far] {
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.set_write_timeout(Some(LIMIT)).unwrap();
-    }
+    let listener = listen(&rig.far, address.is_ipv6(), port);
+    let (near, far) = pair::connect(&rig.near, SocketAddr::new(address, port), &listener);
     (near, far, listener)
 }
 

@@ -30,6 +30,7 @@ mod mptcp;
 mod others;
 mod outside;
 mod paced;
+mod pair;
 mod paths;
 mod police;
 mod quota;

@@ -4,18 +4,19 @@
 //! data flow, into an ACK or a packet made for it; at both hooks, with complete and incomplete
 //! checksums, in both families, with uploads and downloads.
 
-use std::io::Read as _;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
 
 use super::mptcp::counter;
+use super::pair::LIMIT;
+use super::pair::connect;
+use super::pair::fill;
+use super::pair::listen;
+use super::pair::send;
 use super::raw;
 use super::rig::Netns;
 use super::rig::Rig;
@@ -24,7 +25,6 @@ use super::rig::wait_for;
 
 /// Of the first connection; each has its own, as those of the one before may not be free yet.
 const PORT: u16 = 5001;
-pub(super) const LIMIT: Duration = Duration::from_secs(15);
 /// Bytes below which a connection gets no further subflow.
 const THRESHOLD: usize = 220 << 10;
 /// Bytes of a transfer.
@@ -43,30 +43,9 @@ fn policy(hook: &str) -> Value {
     policy["chains"].take()
 }
 
-pub(super) fn fill(seed: usize, size: usize) -> Vec<u8> {
-    let mut state = seed as u64 + 1;
-    let bytes = (0..size).map(|_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 56) as u8
-    });
-    bytes.collect()
-}
-
 pub(super) fn subflows(client: &Netns, port: u16) -> usize {
     let sockets = client.sh(&format!("ss -Htn state established dport = :{port}"));
     sockets.lines().count()
-}
-
-/// Sends bytes one way, and compares what arrives.
-pub(super) fn send(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
-    let mut got = vec![0; bytes.len()];
-    std::thread::scope(|scope| {
-        scope.spawn(|| from.write_all(bytes).unwrap());
-        to.read_exact(&mut got).unwrap();
-    });
-    assert!(got == bytes, "not what was sent");
 }
 
 /// What nothing of this may cause.
@@ -91,19 +70,9 @@ pub(super) fn errors(ends: [&Netns; 2]) -> Vec<u64> {
 
 /// One connection; the policy counts one more that was restored.
 fn connection(server: &Netns, client: &Netns, address: IpAddr, down: bool, seed: usize) {
-    let any: IpAddr = match address {
-        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-    };
     let port = PORT + seed as u16;
-    let to = SocketAddr::new(address, port);
-    let listener = server.within(|| TcpListener::from(raw::mptcp_listener(any, port)));
-    let near = client.within(|| TcpStream::from(raw::mptcp_connect(to)));
-    let (far, _) = listener.accept().unwrap();
-    for stream in [&near, &far] {
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.set_write_timeout(Some(LIMIT)).unwrap();
-    }
+    let listener = listen(server, address.is_ipv6(), port);
+    let (near, far) = connect(client, SocketAddr::new(address, port), &listener);
     let bytes = fill(seed, SIZE);
     // Below the threshold, and long enough for a subflow to come.
     let few = &bytes[..THRESHOLD / 4];

@@ -8,11 +8,11 @@ use serde_json::json;
 use super::announced::Ends;
 use super::announced::First;
 use super::mptcp::counter;
+use super::pair::LIMIT;
+use super::pair::fill;
+use super::pair::send;
 use super::raw;
-use super::restored::LIMIT;
 use super::restored::errors;
-use super::restored::fill;
-use super::restored::send;
 use super::restored::subflows;
 use super::rig::wait_for;
 
