@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <emptcp/join.h>
 #include <emptcp/module.h>
 #include <emptcp/rst.h>
 
@@ -20,17 +21,10 @@ static __always_inline int reject_join_act(struct emptcp_ctx *ctx, const struct 
 					   const struct reject_join_params *p)
 {
 	struct emptcp_rst rst = {.reason = p->reason};
-	__u32 hook = pkt->links->hook, is_rst;
-
-	if (!pkt->tcp->syn || pkt->tcp->ack)
-		return EMPTCP_SKIP;
 	/* Before the walk, behind which the verifier knows several places of the header. */
-	is_rst = emptcp_forget(pkt->tcp->rst);
-	/*
-	 * Of any length: a SYN whose MP_JOIN was not understood would be taken for one of plain
-	 * TCP, to a socket that may be no listener of its own.
-	 */
-	if (!mptcp_find_subtype(ctx, pkt, MPTCP_MP_JOIN, TCPOLEN_MPTCP_MIN))
+	__u32 hook = pkt->links->hook, is_rst = emptcp_forget(pkt->tcp->rst);
+
+	if (!emptcp_is_join_syn(ctx, pkt))
 		return EMPTCP_SKIP;
 	/* A RST is never answered by one (RFC 9293, 3.10.7.1). */
 	if (p->with == REJECT_JOIN_WITH_DROP || is_rst)

@@ -102,20 +102,6 @@ struct emptcp_adding {
 	__u32 others;
 };
 
-/* The packet; 0, or -1. */
-static __always_inline int emptcp_add_at(struct emptcp_ctx *ctx, __u32 headers,
-					 struct emptcp_pkt *pkt)
-{
-	asm volatile("" : "+r"(ctx));
-	emptcp_place(pkt, ctx_data(ctx), headers >> 16 & 63, headers & EMPTCP_OFF_MASK,
-		     headers >> 24);
-	if ((void *)(pkt->tcp + 1) > ctx_data_end(ctx) ||
-	    (void *)(pkt->ip6 + 1) > ctx_data_end(ctx))
-		return -1;
-	pkt->tcp_len = pkt->tcp->doff * 4;
-	return 0;
-}
-
 /*
  * What walks through options or writes is a function that the verifier looks at once. It gets
  * where the headers are, and finds the option in the map.
@@ -132,7 +118,7 @@ __noinline int emptcp_add_may_grow(struct emptcp_ctx *ctx, __u32 headers, __u32 
 	struct emptcp_scan scan;
 	int ret;
 
-	if (emptcp_add_at(ctx, headers, &pkt))
+	if (emptcp_place_headers(ctx, headers, &pkt))
 		return (EMPTCP_REASON_TRUNCATED + 1) << 20;
 	ret = emptcp_may_grow(ctx, &pkt, bytes, &scan);
 	if (ret < 0)
@@ -145,7 +131,7 @@ __noinline int emptcp_add_may_copy(struct emptcp_ctx *ctx, __u32 headers)
 {
 	struct emptcp_pkt pkt = {};
 
-	if (emptcp_add_at(ctx, headers, &pkt))
+	if (emptcp_place_headers(ctx, headers, &pkt))
 		return -EMPTCP_REASON_TRUNCATED;
 	return emptcp_may_copy(ctx, &pkt);
 }
@@ -157,7 +143,7 @@ __noinline int emptcp_add_grow(struct emptcp_ctx *ctx, __u32 headers, __u32 byte
 	union emptcp_option option;
 	struct emptcp_pkt pkt = {};
 
-	if (!place || emptcp_add_at(ctx, headers, &pkt))
+	if (!place || emptcp_place_headers(ctx, headers, &pkt))
 		return -EMPTCP_REASON_TRUNCATED;
 	option = place->option;
 	return emptcp_grow(ctx, &pkt, option.at, bytes);
@@ -173,7 +159,7 @@ __noinline int emptcp_add_replace(struct emptcp_ctx *ctx, __u32 headers, __u32 b
 	struct emptcp_room room;
 	int ret;
 
-	if (!place || emptcp_add_at(ctx, headers, &pkt))
+	if (!place || emptcp_place_headers(ctx, headers, &pkt))
 		return -EMPTCP_REASON_TRUNCATED;
 	/* One that is so long that the DSS must go is an ADD_ADDR: it proves to the receiver itself
 	 * that the subflow is established. */
@@ -191,7 +177,7 @@ __noinline int emptcp_add_carry(struct emptcp_ctx *ctx, __u32 headers, __u32 seq
 	union emptcp_option option;
 	struct emptcp_pkt pkt = {};
 
-	if (!place || emptcp_add_at(ctx, headers, &pkt))
+	if (!place || emptcp_place_headers(ctx, headers, &pkt))
 		return -EMPTCP_REASON_TRUNCATED;
 	option = place->option;
 	return emptcp_carry(ctx, &pkt, option.at, seq);
@@ -232,7 +218,7 @@ static __always_inline int emptcp_add_begin(struct emptcp_ctx *ctx, const struct
 	add->place = emptcp_adding_place();
 	if (!add->place || !tcp->ack || tcp->syn || tcp->fin || tcp->rst || tcp->urg)
 		return 0;
-	add->headers = pkt->tcp_off | pkt->ip_off << 16 | (__u32)pkt->version << 24;
+	add->headers = emptcp_headers_of(pkt);
 	add->seq = bpf_ntohl(tcp->seq);
 	add->payload = emptcp_payload_len(ctx, pkt);
 	add->segments = ctx_segments(ctx);

@@ -288,14 +288,20 @@ static __always_inline int emptcp_is_common(int raw_ip, const void *data, const 
 /** In the word about the headers, between the steps of one program: no signature covers them. */
 #define EMPTCP_HEADERS_UNSIGNED 0x8000
 
+/** Where the headers are, as in EMPTCP_WORD_HEADERS: what a function gets that the verifier looks
+ * at once. */
+static __always_inline __u32 emptcp_headers_of(const struct emptcp_pkt *pkt)
+{
+	return pkt->tcp_off | pkt->ip_off << 16 | (__u32)pkt->version << 24;
+}
+
 /** Leaves to the steps of this run where the headers are; raw_ip: see emptcp_is_common(). */
 static __always_inline void emptcp_leave_parsed(struct emptcp_ctx *ctx, int raw_ip,
 						const struct emptcp_pkt *pkt)
 {
 	if (emptcp_is_common(raw_ip, ctx_data(ctx), ctx_data_end(ctx)))
 		return;
-	ctx_set_word(ctx, EMPTCP_WORD_HEADERS,
-		     pkt->tcp_off | pkt->ip_off << 16 | (__u32)pkt->version << 24);
+	ctx_set_word(ctx, EMPTCP_WORD_HEADERS, emptcp_headers_of(pkt));
 }
 
 /** Sets the places of the headers. */
@@ -309,6 +315,21 @@ static __always_inline void emptcp_place(struct emptcp_pkt *pkt, void *data, __u
 	pkt->tcp = data + tcp_off;
 	/* Pointers from here on: clang would add up again where the ways have joined. */
 	asm volatile("" : "+r"(pkt->ip6), "+r"(pkt->tcp));
+}
+
+/** The packet whose headers are there (emptcp_headers_of()); pkt->links stays as it is. Returns 0,
+ * or -1 where they are not. */
+static __always_inline int emptcp_place_headers(struct emptcp_ctx *ctx, __u32 headers,
+						struct emptcp_pkt *pkt)
+{
+	asm volatile("" : "+r"(ctx));
+	emptcp_place(pkt, ctx_data(ctx), headers >> 16 & 63, headers & EMPTCP_OFF_MASK,
+		     headers >> 24);
+	if ((void *)(pkt->tcp + 1) > ctx_data_end(ctx) ||
+	    (void *)(pkt->ip6 + 1) > ctx_data_end(ctx))
+		return -1;
+	pkt->tcp_len = pkt->tcp->doff * 4;
+	return 0;
 }
 
 /** Where the headers are, for a step that others follow in its program. */

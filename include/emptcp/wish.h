@@ -76,7 +76,7 @@ enum emptcp_wish_how {
 
 /**
  * Puts MP_PRIO into the packet, if that can carry it: a function of its own, which the verifier
- * looks at once, whatever it knows of wishes. headers: as emptcp_headers() has it. Returns as
+ * looks at once, whatever it knows of wishes. headers: emptcp_headers_of(). Returns as
  * emptcp_wish().
  */
 __noinline int emptcp_wish_tell(struct emptcp_ctx *ctx, __u32 headers, __u32 how)
@@ -92,12 +92,8 @@ __noinline int emptcp_wish_tell(struct emptcp_ctx *ctx, __u32 headers, __u32 how
 	struct emptcp_scan scan;
 	int ret;
 
-	asm volatile("" : "+r"(ctx));
-	emptcp_place(&pkt, ctx_data(ctx), headers >> 16 & 63, headers & EMPTCP_OFF_MASK,
-		     headers >> 24);
-	if ((void *)(pkt.tcp + 1) > ctx_data_end(ctx) || (void *)(pkt.ip6 + 1) > ctx_data_end(ctx))
+	if (emptcp_place_headers(ctx, headers, &pkt))
 		return -EMPTCP_REASON_TRUNCATED;
-	pkt.tcp_len = pkt.tcp->doff * 4;
 	ret = emptcp_may_grow(ctx, &pkt, sizeof(option), &scan);
 	/* The DSS always fits beside it. */
 	if (ret == -EMPTCP_REASON_NO_ROOM && how & EMPTCP_WISH_REPLACE)
@@ -108,12 +104,6 @@ __noinline int emptcp_wish_tell(struct emptcp_ctx *ctx, __u32 headers, __u32 how
 	if (scan.others & 1 << MPTCP_MP_PRIO)
 		return EMPTCP_SKIP;
 	return emptcp_grow_or_replace(ctx, &pkt, option, sizeof(option), &room);
-}
-
-/* As emptcp_headers() has it. */
-static __always_inline __u32 emptcp_wish_headers(const struct emptcp_pkt *pkt)
-{
-	return pkt->tcp_off | pkt->ip_off << 16 | (__u32)pkt->version << 24;
 }
 
 /* emptcp_wish() where nobody has asked for anything in this direction. */
@@ -142,7 +132,7 @@ static __always_inline int emptcp_wish_first(struct emptcp_ctx *ctx, const struc
 	ret = emptcp_claim(&prio_wishes, key, wish, BPF_NOEXIST);
 	if (ret != EMPTCP_NEXT)
 		return ret;
-	ret = emptcp_wish_tell(ctx, emptcp_wish_headers(pkt),
+	ret = emptcp_wish_tell(ctx, emptcp_headers_of(pkt),
 			       how | (backup ? EMPTCP_WISH_BACKUP : 0));
 	if (ret == EMPTCP_NEXT)
 		emptcp_wait_over(key);
@@ -204,7 +194,7 @@ static __always_inline int emptcp_wish(struct emptcp_ctx *ctx, const struct empt
 	/* So that no other CPU says the same. */
 	wish->backup = wanted;
 	wish->at = now;
-	ret = emptcp_wish_tell(ctx, emptcp_wish_headers(pkt),
+	ret = emptcp_wish_tell(ctx, emptcp_headers_of(pkt),
 			       how | (wanted ? EMPTCP_WISH_BACKUP : 0));
 	if (ret == EMPTCP_NEXT) {
 		emptcp_wait_over(&scratch->key);
