@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::Service;
+use super::Trouble;
 use crate::cli::Context;
 use crate::cli::Done;
 use crate::cli::apply::put_in_force;
@@ -36,8 +37,7 @@ pub(super) struct Mend {
     first: Option<Instant>,
     /// The policy does not fit to the interfaces that are there, which was told.
     refused: bool,
-    /// The last error, so that it is said once.
-    error: Option<String>,
+    trouble: Trouble,
 }
 
 impl Mend {
@@ -53,7 +53,7 @@ impl Mend {
             due: Instant::now() + LOOK,
             first: None,
             refused: false,
-            error: None,
+            trouble: Trouble::default(),
         };
         mend.mend();
         Ok(mend)
@@ -74,18 +74,10 @@ impl Mend {
         match done {
             Ok(done) => {
                 self.refused = done == Done::Invalid;
-                self.error = None;
+                self.trouble.over();
             }
-            Err(error) => self.tell(&error),
+            Err(error) => self.trouble.tell(&error),
         }
-    }
-
-    fn tell(&mut self, error: &anyhow::Error) {
-        let error = format!("{error:#}");
-        if self.error.as_ref() != Some(&error) {
-            eprintln!("emptcp: {error}");
-        }
-        self.error = Some(error);
     }
 }
 
@@ -107,7 +99,7 @@ impl Service for Mend {
                 self.due = (now + SETTLE).min(first + PATIENCE);
             }
             Ok(false) => {}
-            Err(error) => self.tell(&error),
+            Err(error) => self.trouble.tell(&error),
         }
         if now >= self.due {
             self.first = None;

@@ -44,6 +44,26 @@ trait Service {
     fn serve(&mut self);
 }
 
+/// What is wrong with a service, said once as long as it lasts.
+#[derive(Debug, Default)]
+struct Trouble(Option<String>);
+
+impl Trouble {
+    /// Says it on stderr, if that was not the last that was said.
+    fn tell(&mut self, error: &anyhow::Error) {
+        let error = format!("{error:#}");
+        if self.0.as_ref() != Some(&error) {
+            eprintln!("emptcp: {error}");
+        }
+        self.0 = Some(error);
+    }
+
+    /// It is said again when it comes again.
+    fn over(&mut self) {
+        self.0 = None;
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::Service;
+use super::Trouble;
 use crate::cli::running_kernel;
 use crate::datapath::Frames;
 use crate::datapath::Wait;
@@ -38,8 +39,7 @@ pub(super) struct Nudge {
     kernel: KernelVersion,
     due: Instant,
     sent: HashMap<(Ends, usize), Sent>,
-    /// The last error, so that it is said once.
-    error: Option<String>,
+    trouble: Trouble,
 }
 
 /// What a direction of a subflow got.
@@ -57,7 +57,7 @@ impl Nudge {
             kernel: running_kernel()?,
             due: Instant::now(),
             sent: HashMap::new(),
-            error: None,
+            trouble: Trouble::default(),
         })
     }
 
@@ -85,7 +85,7 @@ impl Nudge {
                     self.sent.insert(key, Sent { last: now, vain });
                 }
                 Ok(false) => {}
-                Err(error) => self.tell(&error),
+                Err(error) => self.trouble.tell(&error),
             }
         }
         Ok(LOOK)
@@ -104,14 +104,6 @@ impl Nudge {
             }
             _ => 0,
         }
-    }
-
-    fn tell(&mut self, error: &anyhow::Error) {
-        let error = format!("{error:#}");
-        if self.error.as_ref() != Some(&error) {
-            eprintln!("emptcp: {error}");
-        }
-        self.error = Some(error);
     }
 }
 
@@ -143,7 +135,7 @@ impl Service for Nudge {
 
     fn serve(&mut self) {
         let pause = self.look().unwrap_or_else(|error| {
-            self.tell(&error);
+            self.trouble.tell(&error);
             IDLE
         });
         self.due = Instant::now() + pause;
