@@ -19,6 +19,7 @@ use crate::module::Scope;
 use crate::module::TableKey;
 use crate::pin::Home;
 use crate::sys;
+use crate::track::ConnKey;
 use crate::track::Ends;
 use crate::track::Track;
 use crate::track::connection_of;
@@ -139,8 +140,20 @@ pub(super) fn changed<'k>(
     let Some(maps) = TrackMaps::open(home)? else {
         return Ok(());
     };
-    let (at, track) = (sys::boot_time()?, maps.read()?);
-    for ends in keys.into_iter().flat_map(|key| of_key(kind, key, &track)) {
+    let at = sys::boot_time()?;
+    // A connection's subflows are found among all; one subflow is looked up.
+    let track = match kind {
+        TableKey::Token => maps.read()?,
+        _ => Track::default(),
+    };
+    let mut known = Vec::new();
+    for key in keys {
+        match kind {
+            TableKey::Token => known.extend(of_connection(key, &track)),
+            _ => known.extend(of_subflow(key, &maps)?),
+        }
+    }
+    for ends in known {
         for direction in [0, 1] {
             waiting.note(&Wait {
                 ends,
@@ -153,17 +166,20 @@ pub(super) fn changed<'k>(
     Ok(())
 }
 
-fn of_key(kind: TableKey, key: &[u8], track: &Track) -> Vec<Ends> {
-    if kind == TableKey::Subflow {
-        let either: Option<SubflowKey> = from_bytes(key);
-        let either = either.as_ref().map(Ends::from);
-        let ends = either.map(|e| Ends::of(e.ends[0], e.ends[1], e.zone).0);
-        return (ends.into_iter())
-            .filter(|ends| track.subflows.contains_key(ends))
-            .collect();
-    }
+/// The subflow of a key, if the tracker knows it.
+fn of_subflow(key: &[u8], maps: &TrackMaps) -> Result<Option<Ends>> {
+    let either: Option<SubflowKey> = from_bytes(key);
+    let either = either.as_ref().map(Ends::from);
+    let Some(ends) = either.map(|e| Ends::of(e.ends[0], e.ends[1], e.zone).0) else {
+        return Ok(None);
+    };
+    Ok(TrackMaps::subflow(&maps.subflows, &ends)?.map(|_| ends))
+}
+
+/// The subflows of the connection of a token, of whichever end.
+fn of_connection(key: &[u8], track: &Track) -> Vec<Ends> {
     let token = key.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-    let has = |key: &crate::track::ConnKey| {
+    let has = |key: &ConnKey| {
         let client = track.connections.get(key).map(|conn| conn.client_token);
         token.is_some_and(|token| key.token == token || client == Some(token))
     };
