@@ -407,10 +407,8 @@ fn compare(
     let shape = format!("{selectors}+{actors}");
     // Where a chain does its work on none of them it is measured on the first.
     let mut packets = kinds();
-    let mut does = packets
-        .iter()
-        .map(|(_, p)| alone::works(&context.registry, kernel, &graph, p));
-    let which = does.position(|w| w.as_ref().is_ok_and(|w| *w));
+    let trial = alone::Trial::load(&context.registry, kernel, &graph)?;
+    let which = (packets.iter()).position(|(_, p)| trial.works(p, 1).is_ok_and(|works| works));
     let (packet, bytes) = packets.swap_remove(which.unwrap_or(0));
     let mut add = |count: bool| -> Result<(usize, usize)> {
         let options = Options {

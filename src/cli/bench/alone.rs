@@ -65,10 +65,14 @@ pub(super) fn load(
         ..Options::default()
     };
     let graphs = graphs(registry.modules(), module, hook, chains)?;
+    let trials = graphs
+        .iter()
+        .map(|graph| Trial::load(registry, kernel, graph))
+        .collect::<Result<Vec<_>>>()?;
     for packets in [1, MANY] {
-        for graph in &graphs {
+        for (graph, trial) in graphs.iter().zip(&trials) {
             for packet in kinds() {
-                if works_on(registry, kernel, graph, &packet.1, packets)? {
+                if trial.works(&packet.1, packets)? {
                     let instance = Instance::load(registry, kernel, graph.clone(), options)?;
                     return Ok(Some(Alone {
                         instance,
@@ -94,30 +98,32 @@ pub(super) fn load(
 /// Packets after which a step has to do that lets the first ones pass.
 const MANY: u32 = 20_000;
 
-/// Whether every step of a graph matches a packet.
-pub(super) fn works(
-    registry: &Registry,
-    kernel: KernelVersion,
-    graph: &Graph,
-    packet: &[u8],
-) -> Result<bool> {
-    works_on(registry, kernel, graph, packet, 1)
+/// A graph that is tried on packets.
+pub(super) struct Trial {
+    instance: Instance,
+    mark: Option<u32>,
 }
 
-/// The same for one of so many packets.
-fn works_on(
-    registry: &Registry,
-    kernel: KernelVersion,
-    graph: &Graph,
-    packet: &[u8],
-    packets: u32,
-) -> Result<bool> {
-    let instance = Instance::load(registry, kernel, graph.clone(), Options::default())?;
-    let _listener = Listener::new(&instance)?;
-    let mark = (graph.hook != Hook::Xdp).then_some(MARK);
-    // A module may refuse a kind of packet that a test run cannot have.
-    instance.run(packet, mark, packets)?;
-    Ok(instance.counters()?.iter().all(|c| c.matched >= 1))
+impl Trial {
+    pub(super) fn load(registry: &Registry, kernel: KernelVersion, graph: &Graph) -> Result<Self> {
+        let instance = Instance::load(registry, kernel, graph.clone(), Options::default())?;
+        Ok(Self {
+            mark: (graph.hook != Hook::Xdp).then_some(MARK),
+            instance,
+        })
+    }
+
+    /// Whether every step matches one of so many packets, the first that the modules see.
+    pub(super) fn works(&self, packet: &[u8], packets: u32) -> Result<bool> {
+        self.instance.forget()?;
+        // A module may do nothing while nobody reads what it says.
+        let _listener = Listener::new(&self.instance)?;
+        let before = self.instance.counters()?;
+        // A module may refuse a kind of packet that a test run cannot have.
+        self.instance.run(packet, self.mark, packets)?;
+        let after = self.instance.counters()?;
+        Ok((before.iter().zip(&after)).all(|(before, after)| after.matched > before.matched))
+    }
 }
 
 /// Graphs of one step: with parameters as a chain has them, else with those that must be given,
