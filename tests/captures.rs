@@ -31,6 +31,16 @@ fn packets() -> Vec<Captured> {
     captures::expected(&dir).unwrap()
 }
 
+/// What a selector said of the packets at a hook.
+#[derive(Default)]
+struct Said<'a> {
+    runs: usize,
+    matches: u64,
+    failures: Vec<String>,
+    /// By hook: too long for a test run.
+    skipped: Vec<(&'static str, &'a str)>,
+}
+
 #[test]
 fn root_selectors_say_what_tshark_says() {
     let registry = Registry::builtin().unwrap();
@@ -47,56 +57,68 @@ fn root_selectors_say_what_tshark_says() {
                 .push((packet, check.matches));
         }
     }
-    let (mut runs, mut matches, mut failures) = (0, 0, Vec::new());
-    let mut skipped: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     // Frames of several pages go through XDP only, in the flavour that takes them.
     let flavours = Hook::ALL.map(|hook| (hook, false));
     let frags = (kernel::version() >= KernelVersion(5, 18)).then_some((Hook::Xdp, true));
-    for (hook, frags) in flavours.into_iter().chain(frags) {
-        for ((module, _), (params, packets)) in &checks {
-            // What is as short as others is run as they are.
-            let packets: Vec<_> = packets
-                .iter()
-                .filter(|(packet, _)| !frags || packet.bytes.len() > LONGEST)
-                .collect();
-            if packets.is_empty() {
+    let flavours = flavours.into_iter().chain(frags);
+    let work: Vec<_> = flavours
+        .flat_map(|flavour| checks.iter().map(move |check| (flavour, check)))
+        .collect();
+    let (mut runs, mut matches, mut failures) = (0, 0, Vec::new());
+    let mut skipped: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let said = kernel::on_all_cpus(work, |((hook, frags), ((module, _), (params, packets)))| {
+        let mut said = Said::default();
+        // What is as short as others is run as they are.
+        let packets: Vec<_> = packets
+            .iter()
+            .filter(|(packet, _)| !frags || packet.bytes.len() > LONGEST)
+            .collect();
+        if packets.is_empty() {
+            return said;
+        }
+        let chain = json!({
+            "name": "tested",
+            "select": { *module: params },
+            "act": [{ "accept": {} }],
+        });
+        let options = Options {
+            frags,
+            ..Options::default()
+        };
+        let mut loaded = Loaded::new(&registry, hook, &[chain], options).unwrap();
+        let [node] = loaded.nodes(0, Kind::Selector)[..] else {
+            panic!("{:?}", loaded.graph);
+        };
+        for (packet, expected) in packets {
+            if packet.bytes.len() > LONGEST && !frags {
+                said.skipped.push((hook.name(), &packet.name));
                 continue;
             }
-            let chain = json!({
-                "name": "tested",
-                "select": { *module: params },
-                "act": [{ "accept": {} }],
-            });
-            let options = Options {
-                frags,
-                ..Options::default()
-            };
-            let mut loaded = Loaded::new(&registry, hook, &[chain], options).unwrap();
-            let [node] = loaded.nodes(0, Kind::Selector)[..] else {
-                panic!("{:?}", loaded.graph);
-            };
-            for (packet, expected) in packets {
-                if packet.bytes.len() > LONGEST && !frags {
-                    skipped.entry(hook.name()).or_default().insert(&packet.name);
-                    continue;
-                }
-                let done = loaded.run(&packet.bytes, 0).unwrap();
-                let tcp = packet.facts.tcp.is_some();
-                let counters = done.counters[node];
-                runs += 1;
-                matches += counters.matched;
-                let right = counters.matched == u64::from(*expected)
-                    && counters.evaluated == u64::from(tcp)
-                    && done.reasons.is_empty()
-                    && done.verdict == Verdict::Pass
-                    && done.run.packet == packet.bytes;
-                if !right {
-                    failures.push(format!(
-                        "{} {module} {params} at {hook}, expected {expected}: {done:?}",
-                        packet.name
-                    ));
-                }
+            let done = loaded.run(&packet.bytes, 0).unwrap();
+            let tcp = packet.facts.tcp.is_some();
+            let counters = done.counters[node];
+            said.runs += 1;
+            said.matches += counters.matched;
+            let right = counters.matched == u64::from(*expected)
+                && counters.evaluated == u64::from(tcp)
+                && done.reasons.is_empty()
+                && done.verdict == Verdict::Pass
+                && done.run.packet == packet.bytes;
+            if !right {
+                said.failures.push(format!(
+                    "{} {module} {params} at {hook}, expected {expected}: {done:?}",
+                    packet.name
+                ));
             }
+        }
+        said
+    });
+    for said in said {
+        runs += said.runs;
+        matches += said.matches;
+        failures.extend(said.failures);
+        for (hook, name) in said.skipped {
+            skipped.entry(hook).or_default().insert(name);
         }
     }
     println!(

@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -55,6 +56,26 @@ pub fn version() -> KernelVersion {
 /// In a guest of scripts/vmtest.sh there are no tools but those of the tests.
 pub fn in_guest() -> bool {
     std::env::var_os("EMPTCP_TEST_GUEST").is_some_and(|v| v == "1")
+}
+
+/// Does the same with each item, on all CPUs: most of what takes time is the verifier. What comes
+/// out is in the order of the items.
+pub fn on_all_cpus<T: Send, R: Send>(items: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let queue = Mutex::new(items.into_iter().enumerate());
+    let next = || queue.lock().unwrap().next();
+    let work = || {
+        let numbered = std::iter::from_fn(next).map(|(number, item)| (number, f(item)));
+        numbered.collect::<Vec<_>>()
+    };
+    let mut done: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cpus).map(|_| scope.spawn(work)).collect();
+        let done = workers.into_iter().map(|worker| worker.join());
+        done.flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Says what a test leaves out, past the harness, which hides what a test that passes prints.
