@@ -45,6 +45,12 @@ pub(crate) fn mark_and_window(interfaces: &Value, mark: u32, window: u32) -> Val
     ])
 }
 
+/// A part of `EMPTCP_EXCHANGES`, of which there are 200 if nobody says more.
+fn exchanges_in(parts: u32) -> u32 {
+    let told = std::env::var("EMPTCP_EXCHANGES").ok();
+    told.map_or(200, |n| n.parse().unwrap()) / parts
+}
+
 fn both_families(dport: u16) -> Vec<Vec<u8>> {
     Family::ALL.map(|family| ack(family, dport)).into()
 }
@@ -102,20 +108,20 @@ fn exchanges_of(rig: &Rig, count: u32, slack: u64, policy: impl Fn(u32) -> Value
 
 #[test]
 fn root_exchange_tcx() {
-    exchanges(Tc::Tcx, 1000);
+    exchanges(Tc::Tcx, exchanges_in(1));
 }
 
 #[test]
 fn root_exchange_clsact() {
-    exchanges(Tc::Clsact, 200);
+    exchanges(Tc::Clsact, exchanges_in(4));
 }
 
 /// Another position at tc is another attachment: both are there while one takes over. A packet
 /// that is between the two at that moment meets none or both: one on each CPU at the most.
 fn positions_exchange(tc: Tc) {
-    const COUNT: u32 = 100;
+    let count = exchanges_in(4);
     let cpus = std::thread::available_parallelism().unwrap().get() as u64;
-    exchanges_of(&rig(tc), COUNT, u64::from(COUNT) * cpus, |k| {
+    exchanges_of(&rig(tc), count, u64::from(count) * cpus, |k| {
         let mut chains = mark_and_window(&json!(["p0"]), k, k);
         if k % 2 == 0 {
             chains[0]["position"] = json!("first");
@@ -143,12 +149,12 @@ fn parts_exchange(tc: Tc, count: u32) {
 
 #[test]
 fn root_exchange_parts_tcx() {
-    parts_exchange(Tc::Tcx, 500);
+    parts_exchange(Tc::Tcx, exchanges_in(2));
 }
 
 #[test]
 fn root_exchange_parts_clsact() {
-    parts_exchange(Tc::Clsact, 200);
+    parts_exchange(Tc::Clsact, exchanges_in(4));
 }
 
 /// One part, three and two by turns.
@@ -156,7 +162,7 @@ fn numbers_of_parts_exchange(tc: Tc) {
     let mut rig = rig(tc);
     rig.calls = Some(4);
     let port = json!({ "dport": { "in": ["80"] } });
-    exchanges_of(&rig, 150, 0, |k| {
+    exchanges_of(&rig, exchanges_in(4), 0, |k| {
         let mut chains = mark_and_window(&json!(["p0"]), k, k);
         // Steps of mark and clamp: 1 and 1, 3 and 3, 1 and 3.
         for chain in [0, 1].iter().take((k % 3) as usize) {
@@ -209,7 +215,7 @@ fn root_split_switch_is_seen() {
 /// At XDP: of two chains one drops the packets, by turns.
 #[test]
 fn root_exchange_xdp() {
-    const COUNT: u32 = 100;
+    let count = exchanges_in(4);
     let rig = rig(Tc::Tcx);
     let policy = |k: u32| {
         let chain = |name: &str, drops: bool, act: Value| {
@@ -229,7 +235,7 @@ fn root_exchange_xdp() {
     let judge = Judge::new(&rig.near, "p0", At::Filter(60_000), true);
     let traffic = Traffic::start(&rig.far, "p0", both_families(80), 50_000);
     let start = Instant::now();
-    for k in 1..=COUNT {
+    for k in 1..=count {
         rig.apply(&policy(k)).ok();
     }
     let took = start.elapsed();
@@ -237,10 +243,10 @@ fn root_exchange_xdp() {
     let status = rig.status();
     let counted = ["even", "odd"].map(|c| chain_packets(&status, c).unwrap());
     println!(
-        "XDP: {COUNT} exchanges, {sent} packets, {} lost, {} untreated, {:.1} ms per exchange",
+        "XDP: {count} exchanges, {sent} packets, {} lost, {} untreated, {:.1} ms per exchange",
         sent as i64 - counted.iter().sum::<u64>() as i64,
         judge.read().total,
-        took.as_secs_f64() * 1e3 / f64::from(COUNT),
+        took.as_secs_f64() * 1e3 / f64::from(count),
     );
     assert!(counted.iter().all(|n| *n > 0), "{counted:?}");
     assert_eq!(judge.read().total, 0, "packets were not treated");
