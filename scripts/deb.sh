@@ -21,7 +21,7 @@ doc=$root/usr/share/doc/emptcp
 mkdir -p "$root/usr/share/zsh/vendor-completions"
 mv "$root/usr/share/zsh/site-functions/_emptcp" "$root/usr/share/zsh/vendor-completions/"
 rmdir "$root/usr/share/zsh/site-functions"
-gzip -9n "$root"/usr/share/man/man8/*.8
+gzip -9n "$root"/usr/share/man/man[578]/*.[578]
 {
 	cat COPYING
 	printf '\nOn Debian systems the text of the GPL, version 2, is in\n/usr/share/common-licenses/GPL-2.\n\n'

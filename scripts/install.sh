@@ -55,7 +55,9 @@ data=$PREFIX/share
 put 755 "$PREFIX/sbin" "$built/emptcp"
 put 644 "$PREFIX/include/emptcp" include/emptcp/*.h
 put 644 "$data/pkgconfig" "$(filled packaging/emptcp.pc.in emptcp.pc)"
-put 644 "$data/man/man8" "$share"/man/man8/*.8
+for section in 5 7 8; do
+	put 644 "$data/man/man$section" "$share/man/man$section"/*."$section"
+done
 put 644 "$data/bash-completion/completions" "$share/bash-completion/completions/emptcp"
 put 644 "$data/zsh/site-functions" "$share/zsh/site-functions/_emptcp"
 put 644 "$data/fish/vendor_completions.d" "$share/fish/vendor_completions.d/emptcp.fish"
