@@ -84,7 +84,6 @@ skip() {
 	skipped=$((skipped + 1))
 }
 
-has_package() { grep -qE "^name *= *\"$1\"" Cargo.lock; }
 need_root() {
 	[ "$(id -u)" = 0 ] && return
 	failed="the stage $1 needs root; scripts/test.sh fast does not"
@@ -103,11 +102,11 @@ format_c() {
 	[ ${#files[@]} = 0 ] || "$CLANG_FORMAT" --dry-run -Werror "${files[@]}"
 }
 
-# Some tests stop or kill an apply half way.
-FEATURES=emptcp/failpoints
+# Some tests stop or kill an apply half way. All packages every time, also where the tests of some
+# are wanted: with others selected cargo builds with other features, everything once more.
+tests=(cargo test --workspace --features emptcp/failpoints --no-fail-fast)
 
-# One profile for all the tests, so that nothing is compiled twice. A test is
-# known by its name: root_ in it means that it needs root.
+# A test is known by its name: root_ means that it needs root, root_lab_ that it is of the lab.
 stage_fast() {
 	set_up
 	if cargo fmt --version >/dev/null 2>&1; then
@@ -121,25 +120,25 @@ stage_fast() {
 		skip "format of C" "no clang-format-$LLVM_WANTED, and others differ"
 	fi
 	if cargo clippy --version >/dev/null 2>&1; then
-		step "lints" cargo clippy --workspace --features "$FEATURES" --all-targets --quiet -- -D warnings
+		step "lints" cargo clippy --workspace --features emptcp/failpoints --all-targets --quiet -- -D warnings
 	else
 		skip "lints" "no clippy"
 	fi
-	step "generated documentation" scripts/gen-docs.sh --check
-	step "tests without root" cargo test --workspace --features "$FEATURES" --no-fail-fast -- --skip root_
+	step "tests without root" "${tests[@]}" -- --skip root_
+	# The binary that tests use.
+	step "generated documentation" env EMPTCP="${CARGO_TARGET_DIR:-target}/debug/emptcp" scripts/gen-docs.sh --check
 }
 
 stage_root() {
 	need_root root
 	set_up
-	step "tests as root" cargo test --workspace --exclude emptcp-lab --features "$FEATURES" --tests --no-fail-fast -- root_ --test-threads=1
+	step "tests as root" "${tests[@]}" --tests -- root_ --skip root_lab_ --test-threads=1
 }
 
 stage_lab() {
 	need_root lab
 	set_up
-	has_package emptcp-lab || return 0
-	step "lab" cargo test -p emptcp-lab --tests --no-fail-fast -- root_ --test-threads=1
+	step "lab" "${tests[@]}" --tests -- root_lab_ --test-threads=1
 }
 
 stage_vm() {

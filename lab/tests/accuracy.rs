@@ -19,7 +19,7 @@ fn assert_near(what: &str, measured: f64, expected: f64, tolerance: f64) {
 
 #[test]
 #[serial]
-fn root_idle_round_trip() {
+fn root_lab_idle_round_trip() {
     need_root();
     let config = pair(1, r#""rate": "50Mbit", "delay": "10ms""#);
     for (client, server) in [
@@ -35,7 +35,7 @@ fn root_idle_round_trip() {
 
 #[test]
 #[serial]
-fn root_loaded_round_trip() {
+fn root_lab_loaded_round_trip() {
     need_root();
     let config = pair(1, r#""rate": "50Mbit", "delay": "10ms""#);
     let (times, report) = undisturbed(ATTEMPTS, &config, |lab| {
@@ -57,7 +57,7 @@ fn root_loaded_round_trip() {
 
 #[test]
 #[serial]
-fn root_rate_of_one_link() {
+fn root_lab_rate_of_one_link() {
     need_root();
     for megabits in [10.0, 50.0] {
         let config = pair(1, &format!(r#""rate": "{megabits}Mbit", "delay": "5ms""#));
@@ -79,7 +79,7 @@ fn root_rate_of_one_link() {
 
 #[test]
 #[serial]
-fn root_rate_of_two_links() {
+fn root_lab_rate_of_two_links() {
     need_root();
     let config = pair(2, r#""rate": "50Mbit", "delay": "5ms""#);
     let (rates, report) = undisturbed(ATTEMPTS, &config, |lab| {
@@ -101,7 +101,7 @@ fn root_rate_of_two_links() {
 
 #[test]
 #[serial]
-fn root_seeded_loss() {
+fn root_lab_seeded_loss() {
     need_root();
     let lose = |seed: u64| {
         let config = pair(
@@ -120,7 +120,7 @@ fn root_seeded_loss() {
 
 #[test]
 #[serial]
-fn root_shared_bottleneck() {
+fn root_lab_shared_bottleneck() {
     need_root();
     let config = example("shared-bottleneck.json");
     let paths = [
@@ -143,7 +143,7 @@ fn root_shared_bottleneck() {
 
 #[test]
 #[serial]
-fn root_several_hops() {
+fn root_lab_several_hops() {
     need_root();
     let config = example("hops.json");
     for (client, server) in [
@@ -167,7 +167,7 @@ fn root_several_hops() {
 
 #[test]
 #[serial]
-fn root_directions_and_jitter() {
+fn root_lab_directions_and_jitter() {
     need_root();
     let shape = r#""delay": "5ms", "b_to_a": { "delay": "15ms", "jitter": "10ms" }"#;
     let measure = |lab: &Lab| round_trips(lab, ("a", "10.0.1.1:0"), ("b", "10.0.1.2:7"), 60);

@@ -82,7 +82,7 @@ fn quiet_output(prefix: &str, command: &[&str]) -> Output {
 
 #[test]
 #[serial]
-fn root_a_command_sees_the_lab_and_gives_its_exit_code() {
+fn root_lab_a_command_sees_the_lab_and_gives_its_exit_code() {
     need_root();
     let prefix = prefix("env");
     let script = r#"
@@ -101,7 +101,7 @@ fn root_a_command_sees_the_lab_and_gives_its_exit_code() {
 
 #[test]
 #[serial]
-fn root_nothing_is_left_after_a_failure() {
+fn root_lab_nothing_is_left_after_a_failure() {
     need_root();
     let prefix = prefix("fail");
     let output = quiet_output(&prefix, &["false"]);
@@ -129,7 +129,7 @@ fn root_nothing_is_left_after_a_failure() {
 
 #[test]
 #[serial]
-fn root_nothing_is_left_after_a_panic() {
+fn root_lab_nothing_is_left_after_a_panic() {
     need_root();
     let prefix = prefix("panic");
     let panic = std::panic::catch_unwind(|| {
@@ -150,7 +150,7 @@ fn has_ended(process: &str) -> bool {
 
 #[test]
 #[serial]
-fn root_nothing_is_left_after_a_signal() {
+fn root_lab_nothing_is_left_after_a_signal() {
     need_root();
     for (number, name) in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
         .iter()
@@ -199,7 +199,7 @@ fn root_nothing_is_left_after_a_signal() {
 
 #[test]
 #[serial]
-fn root_clean_removes_the_dead_and_spares_the_living() {
+fn root_lab_clean_removes_the_dead_and_spares_the_living() {
     need_root();
     let (dead, living) = (prefix("dead"), prefix("living"));
     let mut killed = standing(&dead);
@@ -250,7 +250,7 @@ fn run_with_stalls(prefix: &str, options: &[&str]) -> Option<i32> {
 
 #[test]
 #[serial]
-fn root_a_disturbed_run_is_recognised() {
+fn root_lab_a_disturbed_run_is_recognised() {
     need_root();
     let prefix = prefix("stall");
     assert_eq!(run_with_stalls(&prefix, &[]), Some(DISTURBED));
@@ -260,7 +260,7 @@ fn root_a_disturbed_run_is_recognised() {
 
 #[test]
 #[serial]
-fn root_the_report_is_json() {
+fn root_lab_the_report_is_json() {
     need_root();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("report.json");
@@ -282,7 +282,7 @@ fn root_the_report_is_json() {
 
 #[test]
 #[serial]
-fn root_veth_links_have_the_offload_that_was_asked_for() {
+fn root_lab_veth_links_have_the_offload_that_was_asked_for() {
     need_root();
     for (offload, expected) in [("true", "on"), ("false", "off")] {
         let config = pair(

@@ -95,7 +95,7 @@ fn assert_both_paths(result: &BulkResult, bytes: u64) {
 
 #[test]
 #[serial]
-fn root_bulk_download_uses_both_paths() {
+fn root_lab_bulk_download_uses_both_paths() {
     need_root();
     let bulk = Bulk {
         interval: Some(Time(Duration::from_millis(500))),
@@ -112,7 +112,7 @@ fn root_bulk_download_uses_both_paths() {
 
 #[test]
 #[serial]
-fn root_bulk_upload_over_ipv6_uses_both_paths() {
+fn root_lab_bulk_upload_over_ipv6_uses_both_paths() {
     need_root();
     let bulk = Bulk {
         upload: true,
@@ -131,7 +131,7 @@ fn root_bulk_upload_over_ipv6_uses_both_paths() {
 
 #[test]
 #[serial]
-fn root_plain_tcp_stays_on_one_path() {
+fn root_lab_plain_tcp_stays_on_one_path() {
     need_root();
     let bulk = Bulk {
         socket: sockets(true),
@@ -149,7 +149,7 @@ fn root_plain_tcp_stays_on_one_path() {
 
 #[test]
 #[serial]
-fn root_fallback_is_reported() {
+fn root_lab_fallback_is_reported() {
     need_root();
     // The client asks for MPTCP, but the server does not speak it.
     let mut config = example("two-paths.json");
@@ -195,7 +195,7 @@ fn request() -> Request {
 
 #[test]
 #[serial]
-fn root_keep_alive_requests() {
+fn root_lab_keep_alive_requests() {
     need_root();
     let result = exchange(&example("two-paths.json"), &request(), 1);
     assert!(result.verified);
@@ -229,7 +229,7 @@ fn root_keep_alive_requests() {
 
 #[test]
 #[serial]
-fn root_parallel_requests_on_new_connections() {
+fn root_lab_parallel_requests_on_new_connections() {
     need_root();
     let request = Request {
         keep_alive: false,
@@ -250,7 +250,7 @@ fn root_parallel_requests_on_new_connections() {
 
 #[test]
 #[serial]
-fn root_wrong_payload_is_a_failure() {
+fn root_lab_wrong_payload_is_a_failure() {
     need_root();
     let lab = Lab::start(example("two-paths.json"), None).unwrap();
     let listener = lab

@@ -16,7 +16,7 @@ pub(crate) const ATTEMPTS: u32 = 4;
 /// Ethernet, IPv4 and UDP headers, in bytes.
 pub(crate) const HEADERS_V4: u64 = 14 + 20 + 8;
 
-/// Tests named `root_…` make network namespaces.
+/// Tests named `root_lab_…` make network namespaces.
 pub(crate) fn need_root() {
     assert!(
         nix::unistd::geteuid().is_root(),
