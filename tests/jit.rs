@@ -125,6 +125,11 @@ fn root_every_tail_call_is_a_direct_jump() {
         if module.since > kernel::version() {
             continue;
         }
+        // The tracker comes before these, too, and takes an emulated verifier a minute: it is
+        // tried once, as a module.
+        if module.flags.tracked && kernel::in_guest() {
+            continue;
+        }
         for hook in module.hooks.iter().filter(|h| **h != Hook::TcEgress) {
             let (loaded, node) = kernel::graph_of(&registry, module, *hook);
             let programs = kernel::programs(&loaded.instance, loaded.graph.nodes.len());

@@ -75,7 +75,8 @@ fn chain(ty: &str, selector: &str, entries: u32) -> Instance {
     let chain = json!({ "name": "c", "select": select, "act": [{ "accept": {} }] });
     let tables = json!({ "t": { "type": ty, "size": 1_048_576 } });
     let hook = Hook::TcIngress;
-    let (graph, mut tables, _) = kernel::compile_with(&registry, hook, &[chain], &tables).unwrap();
+    let (graph, mut tables, _) =
+        kernel::compile_with(&registry, hook, &[chain], &tables, true).unwrap();
     let all = (0..entries).map(|n| -> Entry { (key(ty, n), vec![1]) });
     tables[0].elements = all.collect();
     let options = Options::default();

@@ -4,6 +4,7 @@
 // Each test program uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
@@ -90,16 +91,17 @@ pub fn hook(name: &str) -> Hook {
 
 /// The graph of chains, objects of JSON without hook and interfaces.
 pub fn compile(registry: &Registry, hook: Hook, chains: &[Value]) -> Result<Graph, String> {
-    compile_with(registry, hook, chains, &json!({})).map(|(graph, ..)| graph)
+    compile_with(registry, hook, chains, &json!({}), true).map(|(graph, ..)| graph)
 }
 
-/// The same with tables, as in a policy, and with the tracker in front where one of the steps goes
-/// by what it remembers. Last: how many chains that has.
+/// The same with tables, as in a policy, and with the tracker in front, if it is wanted, where one
+/// of the steps goes by what it remembers. Last: how many chains that has.
 pub fn compile_with(
     registry: &Registry,
     hook: Hook,
     chains: &[Value],
     tables: &Value,
+    tracker: bool,
 ) -> Result<(Graph, Vec<Planned>, usize), String> {
     let chains: Vec<Value> = chains
         .iter()
@@ -120,7 +122,10 @@ pub fn compile_with(
         bytes: text.clone().into_bytes(),
     };
     let policy = policy::parse(&[fragment]).map_err(lines)?;
-    let whole = graph::with_tracker(&policy, registry.modules());
+    let whole = match tracker {
+        true => graph::with_tracker(&policy, registry.modules()),
+        false => Cow::Borrowed(&policy),
+    };
     let bound = graph::bind(&whole, registry.modules(), &AnyInterface).map_err(lines)?;
     // The tracker is at the other direction, too.
     let here = |chain: &&BoundChain<'_>| chain.chain.hooks.iter().any(|h| h.value == hook);
@@ -169,16 +174,28 @@ impl Loaded {
         tables: &Value,
         options: Options,
     ) -> Result<Self, String> {
-        let (graph, tables, front) = compile_with(registry, hook, chains, tables)?;
+        Self::of(
+            registry,
+            compile_with(registry, hook, chains, tables, true)?,
+            options,
+        )
+    }
+
+    /// What compile_with() made.
+    pub fn of(
+        registry: &Registry,
+        (graph, tables, front): (Graph, Vec<Planned>, usize),
+        options: Options,
+    ) -> Result<Self, String> {
         let instance =
             Instance::load_with_tables(registry, version(), graph.clone(), &tables, options)
                 .map_err(|e| format!("{e:#}"))?;
         let nodes = graph.nodes.len();
         Ok(Self {
             instance,
-            graph,
             front,
-            tc: Family::from(hook) == Family::Tc,
+            tc: Family::from(graph.hook) == Family::Tc,
+            graph,
             counters: vec![Counters::default(); nodes],
             reasons: BTreeMap::new(),
         })
