@@ -25,13 +25,16 @@ use super::reader::Reader;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::Tc;
+use super::rig::often;
 use super::rig::wait_for;
 
 const PORT: u16 = 5001;
 /// Bytes of a transfer.
 const SIZE: usize = 1 << 20;
 /// Frames to each end of a connection.
-const TIMES: u64 = 50;
+fn times() -> u64 {
+    often(10, 50)
+}
 /// Addresses of the server, and its second ones, of both families.
 const ADDRESSES: [(&str, &str); 2] = [("10.77.0.2", "10.77.1.2"), ("fd77:0::2", "fd77:1::2")];
 
@@ -154,12 +157,12 @@ fn errors(rig: &Rig) -> Vec<(String, u64)> {
 fn there_and_back(rig: &Rig, to: &str, pause: Duration) -> Duration {
     let subflow = only(rig);
     let start = Instant::now();
-    for number in 0..TIMES {
+    for number in 0..times() {
         let priority = ["backup", "nobackup"][(number % 2) as usize];
         rig.run(&["set-prio", &subflow, priority, "--to", to]).ok();
         std::thread::sleep(pause);
     }
-    start.elapsed() / TIMES as u32 - pause
+    start.elapsed() / times() as u32 - pause
 }
 
 #[test]
@@ -179,9 +182,9 @@ fn root_frames_set_prio_of_an_idle_connection() {
                 // Frames so close to each other go ahead of the sequence numbers, as if data came.
                 let pause = Duration::from_millis(if up_last { 60 } else { 0 });
                 let server = there_and_back(&rig, "server", pause);
-                assert_eq!(received(&rig), [before[0] + TIMES, before[1]]);
+                assert_eq!(received(&rig), [before[0] + times(), before[1]]);
                 let client = there_and_back(&rig, "client", pause);
-                assert_eq!(received(&rig), [before[0] + TIMES, before[1] + TIMES]);
+                assert_eq!(received(&rig), [before[0] + times(), before[1] + times()]);
                 println!(
                     "tx {state}, {address}: {server:?} to the server, {client:?} to the client"
                 );

@@ -25,6 +25,7 @@ use super::raw::Frames;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::Tc;
+use super::rig::often;
 use super::rig::wait_for;
 
 /// Of the first connection; each has its own, as those of the one before may not be free yet.
@@ -34,7 +35,9 @@ const THRESHOLD: usize = 220 << 10;
 /// Bytes of a transfer.
 const SIZE: usize = 1 << 20;
 /// Connections of each kind; eight kinds.
-const EACH: usize = 20;
+fn each() -> usize {
+    often(6, 20)
+}
 /// Bytes that pass the threshold, behind what went before. Few: Linux 6.18 damages some connections
 /// that get a subflow while much is under way through interfaces without offloads
 /// (DSSNotMatching, and bytes in the wrong place; also without a policy).
@@ -227,7 +230,7 @@ fn releases(tc: Tc, offload: &str) {
         for down in [false, true] {
             let before = errors([&rig.near, &rig.far]);
             let mut times = Vec::new();
-            for _ in 0..EACH {
+            for _ in 0..each() {
                 times.push(connection(&rig, address, number, down));
                 number += 1;
             }

@@ -17,6 +17,7 @@ use super::rig::Killed;
 use super::rig::Rig;
 use super::rig::Tc;
 use super::rig::chain_packets;
+use super::rig::often;
 use super::traffic::probe;
 
 /// A policy that tells itself by mark and window at ingress, with an XDP program; odd ones run at
@@ -163,7 +164,8 @@ const PLACES: [(&str, bool); 7] = [
     ("before-cleanup", true),
 ];
 
-fn kill_everywhere(tc: Tc, thorough: bool, calls: Option<u32>) {
+/// `every`: so many-th of all pairs of a place and what comes next.
+fn kill_everywhere(tc: Tc, every: usize, calls: Option<u32>) {
     let mut stand = Stand::new(tc);
     stand.rig.calls = calls;
     let nothing = stand.nothing();
@@ -175,7 +177,7 @@ fn kill_everywhere(tc: Tc, thorough: bool, calls: Option<u32>) {
         for (place, flipped) in PLACES {
             for next in [after, before, &nothing] {
                 round += 1;
-                if !thorough && round % 4 != 0 {
+                if round % every != 0 {
                     continue;
                 }
                 println!(
@@ -202,18 +204,18 @@ fn kill_everywhere(tc: Tc, thorough: bool, calls: Option<u32>) {
 
 #[test]
 fn root_killed_apply_tcx() {
-    kill_everywhere(Tc::Tcx, true, None);
+    kill_everywhere(Tc::Tcx, often(2, 1), None);
 }
 
 #[test]
 fn root_killed_apply_clsact() {
-    kill_everywhere(Tc::Clsact, false, None);
+    kill_everywhere(Tc::Clsact, often(8, 4), None);
 }
 
 #[test]
 fn root_killed_apply_of_parts() {
     for tc in Tc::ALL {
-        kill_everywhere(tc, false, Some(2));
+        kill_everywhere(tc, often(8, 4), Some(2));
     }
 }
 
@@ -231,7 +233,7 @@ fn root_killed_at_random() {
     let whole = start.elapsed().as_nanos() as u64;
     let mut seed = 0x2545_f491_4f6c_dd1d_u64 ^ u64::from(std::process::id());
     let mut new = 0;
-    for round in 0..50 {
+    for round in 0..often(20, 50) {
         let (before, after) = (&policies[1 - round % 2], &policies[round % 2]);
         seed ^= seed << 13;
         seed ^= seed >> 7;
@@ -248,7 +250,7 @@ fn root_killed_at_random() {
         stand.apply(after);
         stand.assert_clean(after);
     }
-    println!("killed 50 times, {new} times the new policy was in force");
+    println!("{new} times the new policy was in force");
     stand.rig.run(&["delete"]).ok();
     stand.rig.assert_nothing_left();
 }

@@ -21,6 +21,7 @@ use super::raw;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::Tc;
+use super::rig::often;
 use super::rig::wait_for;
 
 /// Of the first connection; each has its own, as those of the one before may not be free yet.
@@ -30,7 +31,9 @@ const THRESHOLD: usize = 220 << 10;
 /// Bytes of a transfer.
 const SIZE: usize = 1 << 20;
 /// Connections of each kind; sixteen kinds.
-const EACH: usize = 7;
+fn each() -> usize {
+    often(3, 7)
+}
 
 /// The policy of the example, for this hook and interface.
 fn policy(hook: &str) -> Value {
@@ -134,7 +137,7 @@ fn restores(hook: &str) {
             ));
             for down in [false, true] {
                 let before = errors([server, client]);
-                for _ in 0..EACH {
+                for _ in 0..each() {
                     connection(server, client, address, down, number);
                     number += 1;
                 }

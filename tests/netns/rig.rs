@@ -406,6 +406,15 @@ impl Drop for Killed {
     }
 }
 
+/// How often a test does the same: `few` times, and `many` times where `EMPTCP_THOROUGH` is set
+/// (`make thorough`).
+pub(crate) fn often<T>(few: T, many: T) -> T {
+    match std::env::var_os("EMPTCP_THOROUGH") {
+        Some(_) => many,
+        None => few,
+    }
+}
+
 /// Waits until something is so.
 #[track_caller]
 pub(crate) fn wait_for(what: &str, limit: Duration, mut so: impl FnMut() -> bool) {
