@@ -38,6 +38,15 @@ static __always_inline void emptcp_wait(struct emptcp_ctx *ctx, const struct emp
 	bpf_map_update_elem(&pending, key, &now, BPF_ANY);
 }
 
+/** Notes that a direction of a subflow waits of which no packet is at hand; what is noted already
+ * stays. key: as packets of the direction have it; now: of emptcp_boot_now(). */
+static __always_inline void emptcp_wait_for(const struct emptcp_subflow *key, __u64 now)
+{
+	struct emptcp_pending value = {.at = now};
+
+	bpf_map_update_elem(&pending, key, &value, BPF_NOEXIST);
+}
+
 /** Notes that it waits no more. */
 static __always_inline void emptcp_wait_over(const struct emptcp_subflow *key)
 {
