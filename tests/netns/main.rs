@@ -13,6 +13,7 @@ mod doctor;
 mod edits;
 mod exchange;
 mod exec;
+mod faster;
 mod firewall;
 mod foreign;
 mod frames;

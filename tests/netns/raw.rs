@@ -278,6 +278,22 @@ pub(crate) fn mptcp_connect(address: std::net::SocketAddr) -> OwnedFd {
     fd
 }
 
+/// Congestion control of a connection and its subflows to come; who may not set it for a namespace
+/// may do this.
+pub(crate) fn set_congestion(socket: &std::net::TcpStream, name: &str) {
+    // SAFETY: the pointer is to as many bytes as are given, which outlive the call.
+    let ret = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_ptr().cast(),
+            name.len() as u32,
+        )
+    };
+    assert_eq!(ret, 0, "{}", io::Error::last_os_error());
+}
+
 /// Whether a connection is plain TCP by now (`MPTCP_INFO`, which the kernel refuses then, or the
 /// flag in it).
 pub(crate) fn mptcp_fell_back(socket: &std::net::TcpStream) -> bool {

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//! The policy `examples/scheduler.json` on a host that sends by two paths of unlike delay: bursts
+//! keep off the slow one, bulk takes both.
+
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::time::Duration;
+use std::time::Instant;
+
+use emptcp_lab::Lab;
+use serde_json::Value;
+use serde_json::json;
+
+use super::mptcp::counter;
+use super::raw;
+use super::reader::Reader;
+use super::rig::BpfFs;
+use super::rig::Netns;
+use super::rig::Rig;
+use super::rig::Tc;
+use super::rig::TempDir;
+use super::rig::wait_for;
+
+const PORT: u16 = 5001;
+const LIMIT: Duration = Duration::from_secs(10);
+const BURST: usize = 200_000;
+/// Pause between two bursts: both ends are idle.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Links between a client and a server that sends; one way.
+fn lab() -> Lab {
+    let link = |n: u8, delay: &str, queue: &str| {
+        json!({ "name": format!("path{n}"), "rate": "20Mbit", "delay": delay, "queue": queue,
+            "a": { "host": "client", "dev": format!("c{n}"), "addresses": [format!("10.0.{n}.2/24")],
+                "gateways": [format!("10.0.{n}.1")] },
+            "b": { "host": "server", "dev": format!("s{n}"), "addresses": [format!("10.0.{n}.1/24")] } })
+    };
+    let limits = json!({ "subflows": 4, "add_addr_accepted": 4 });
+    let second = json!([{ "address": "10.0.2.1", "flags": ["signal"] }]);
+    let text = json!({ "version": 1,
+        "hosts": { "client": { "mptcp": { "limits": limits } },
+            "server": { "mptcp": { "limits": limits, "endpoints": second } } },
+        "links": [link(1, "10ms", "64KiB"), link(2, "100ms", "128KiB")] });
+    Lab::from_json(&text.to_string()).unwrap()
+}
+
+/// A connection over both paths.
+struct Stand {
+    // Removed first: the namespaces are its own, the rig finds them gone.
+    _lab: Lab,
+    rig: Rig,
+    server: TcpStream,
+    client: TcpStream,
+    /// Subflows join here.
+    _listener: TcpListener,
+}
+
+impl Stand {
+    fn new(congestion: Option<&str>) -> Self {
+        let lab = lab();
+        let netns = |host| Netns {
+            name: lab.netns(host).to_owned(),
+        };
+        let rig = Rig {
+            near: netns("server"),
+            far: netns("client"),
+            bpffs: BpfFs::new(false),
+            folder: TempDir::new(),
+            tc: Tc::Tcx,
+            modules: None,
+            calls: None,
+        };
+        let any = "0.0.0.0".parse().unwrap();
+        let listen = || TcpListener::from(raw::mptcp_listener(any, PORT));
+        let listener = rig.near.within(listen);
+        let to: SocketAddr = format!("10.0.1.1:{PORT}").parse().unwrap();
+        let client = rig.far.within(|| TcpStream::from(raw::mptcp_connect(to)));
+        let (server, _) = listener.accept().unwrap();
+        if let Some(name) = congestion {
+            raw::set_congestion(&server, name);
+        }
+        for stream in [&client, &server] {
+            stream.set_read_timeout(Some(LIMIT)).unwrap();
+            stream.set_write_timeout(Some(LIMIT)).unwrap();
+        }
+        Self {
+            rig,
+            server,
+            client,
+            _listener: listener,
+            _lab: lab,
+        }
+    }
+
+    /// Sends to the client; how long until all was there.
+    fn send(&mut self, bytes: usize) -> Duration {
+        use std::io::Read as _;
+        use std::io::Write as _;
+
+        let start = Instant::now();
+        let mut got = vec![0; bytes];
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.server.write_all(&vec![7; bytes]).unwrap());
+            self.client.read_exact(&mut got).unwrap();
+        });
+        assert!(got.iter().all(|byte| *byte == 7));
+        start.elapsed()
+    }
+
+    /// Waits until both paths are in use.
+    fn join(&mut self) {
+        wait_for("two subflows", LIMIT, || {
+            self.send(BURST);
+            self.sent()[1] > 0
+        });
+    }
+
+    /// Bytes that the server has sent by each path so far.
+    fn sent(&self) -> [u64; 2] {
+        [1, 2].map(|path| {
+            let line = format!("ss -Htino state established src 10.0.{path}.1 sport = :{PORT}");
+            let all = self.rig.near.sh(&line);
+            let words = all.split_whitespace();
+            let mut sent = words.filter_map(|word| word.strip_prefix("bytes_sent:"));
+            sent.next().map_or(0, |n| n.parse().unwrap())
+        })
+    }
+
+    /// Several transfers with pauses: the slow path's share of what was sent.
+    fn sends(&mut self, what: &str, count: usize, bytes: usize) -> f64 {
+        self.times(what, count, bytes).1
+    }
+
+    /// How long each took besides.
+    fn times(&mut self, what: &str, count: usize, bytes: usize) -> (Vec<Duration>, f64) {
+        let before = self.sent();
+        let mut times: Vec<Duration> = (0..count)
+            .map(|_| {
+                std::thread::sleep(PAUSE);
+                self.send(bytes)
+            })
+            .collect();
+        let after = self.sent();
+        times.sort();
+        let by = [0, 1].map(|path| after[path] - before[path]);
+        let share = by[1] as f64 / (by[0] + by[1]) as f64;
+        println!(
+            "{what}: median {:?}, slow path {share:.2}",
+            times[count / 2]
+        );
+        (times, share)
+    }
+
+    fn apply(&self, by: &str) {
+        let text = include_str!("../../examples/scheduler.json").replace("eth*", "s*");
+        let mut policy: Value = serde_json::from_str(&text).unwrap();
+        policy["track"] = json!(["s*"]);
+        for chain in policy["chains"].as_array_mut().unwrap() {
+            chain["interfaces"] = json!(["s*"]);
+        }
+        policy["selectors"]["waits"]["wait_for_faster"]["by"] = by.into();
+        let path = self.rig.folder.write("scheduler.json", policy.to_string());
+        self.rig.run(&["apply", path.to_str().unwrap()]).ok();
+    }
+
+    /// Whether the server takes the slow path for backup, since it was told so.
+    fn is_backup(&self) -> bool {
+        let line = format!("ss -Htino state established src 10.0.2.1 sport = :{PORT}");
+        let all = self.rig.near.sh(&line);
+        let flags = all.split("flags:").nth(1).unwrap_or_default();
+        flags.split_whitespace().next().unwrap().contains('B')
+    }
+}
+
+#[test]
+fn root_faster_path_for_bursts_all_for_bulk() {
+    let mut stand = Stand::new(None);
+    stand.join();
+    let without = stand.sends("bursts, no policy", 2, BURST);
+    assert!(without > 0.15, "{without}");
+
+    stand.apply("ecf");
+    let _daemon = Reader::start(&stand.rig, "run", &["run"]);
+    // The first one tells it.
+    wait_for("the slow path is backup", LIMIT, || {
+        stand.send(BURST);
+        stand.is_backup()
+    });
+    std::thread::sleep(PAUSE);
+    let with = stand.sends("bursts, ecf", 3, BURST);
+    assert!(with < 0.02, "{with}");
+    let bulk = stand.sends("bulk, ecf", 1, 7 << 20);
+    assert!(bulk > 0.04, "{bulk}");
+    wait_for("the slow path is backup again", LIMIT, || {
+        std::thread::sleep(PAUSE);
+        stand.send(BURST / 10);
+        stand.is_backup()
+    });
+
+    // With buffers as large as these the slow path blocks nobody.
+    stand.apply("blest");
+    wait_for("the slow path is no backup", LIMIT, || {
+        std::thread::sleep(PAUSE);
+        stand.send(BURST);
+        !stand.is_backup()
+    });
+    let told = counter(&stand.rig.near, "MPTcpExtMPPrioRx");
+    println!("{told} MP_PRIO");
+    assert!(told < 30, "{told}");
+    let status = stand.rig.status();
+    let reasons = status["reasons"].to_string();
+    assert!(!reasons.contains("map_full"), "{reasons}");
+
+    stand.rig.run(&["delete"]).ok();
+    let after = stand.sends("bursts, removed", 2, BURST);
+    assert!(after > 0.1, "{after}");
+    assert!(!raw::mptcp_fell_back(&stand.client));
+}
+
+/// The figures of docs/policies.md: bursts and bulk without the policy and with it in turn, on
+/// connections of their own.
+#[test]
+#[ignore = "a measurement of two minutes for each congestion control"]
+fn root_faster_measured() {
+    const ROUNDS: usize = 3;
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2].as_secs_f64()
+    };
+    for congestion in ["cubic", "bbr"] {
+        let mut bursts = [Vec::new(), Vec::new()];
+        let mut bulks = [Vec::new(), Vec::new()];
+        for round in 0..2 * ROUNDS {
+            let with = round % 2;
+            let mut stand = Stand::new(Some(congestion));
+            stand.join();
+            let mut daemon = None;
+            if with == 1 {
+                stand.apply("ecf");
+                daemon = Some(Reader::start(&stand.rig, "run", &["run"]));
+            }
+            let what = format!("{congestion} {}", ["without", "with"][with]);
+            stand.sends(&what, 2, BURST);
+            bursts[with].extend(stand.times(&what, 10, BURST).0);
+            bulks[with].extend(stand.times(&what, 1, 20 << 20).0);
+            drop(daemon);
+        }
+        for (what, times, bytes) in [("bursts", bursts, BURST), ("bulk", bulks, 20 << 20)] {
+            let [without, with] = times.map(|mut times| median(&mut times));
+            println!(
+                "{congestion}, {what} of {bytes} bytes: without {:.0} ms, with {:.0} ms, ratio {:.2}",
+                without * 1e3,
+                with * 1e3,
+                with / without
+            );
+        }
+    }
+}
