@@ -38,7 +38,7 @@ const STANDARD: &str = "/sys/fs/bpf";
 const OVERRIDE: &str = "EMPTCP_BPFFS";
 
 /// The folder of the policy of one network namespace.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Home {
     path: PathBuf,
 }

@@ -13,9 +13,9 @@
 struct emptcp_pending {
 	/** Since when: CLOCK_BOOTTIME, nanoseconds. */
 	emptcp_time at;
-	/** Not because of an actor, but of a change of a table: the next packet of any kind is
-	 * enough. */
-	emptcp_bool table;
+	/** Not because of an actor, but of a change of a table or the policy: the next packet of
+	 * any kind is enough. */
+	emptcp_bool changed;
 	__u8 pad[7];
 };
 

@@ -29,7 +29,7 @@ static __always_inline void emptcp_wait(struct emptcp_ctx *ctx, const struct emp
 	const __u32 *usual = (const void *)(pkt->tcp + 1);
 	struct emptcp_pending now = {};
 
-	if (before && !before->table)
+	if (before && !before->changed)
 		return;
 	if ((const void *)(usual + 4) > ctx_data_end(ctx) || pkt->tcp_len < 36 ||
 	    *usual != bpf_htonl(0x0101080a) || *(const __u8 *)(usual + 3) != TCPOPT_MPTCP)

@@ -102,7 +102,6 @@ pub(super) fn run(json: bool, verb: &Verb) -> Result<Done> {
             for key in &keys {
                 removed += usize::from(table.delete(key)?);
             }
-            table.changed(keys.iter().map(Vec::as_slice))?;
             if removed == 0 && !json {
                 eprintln!("emptcp: table {name} has no entry {key}");
             }
@@ -210,7 +209,6 @@ fn put(json: bool, table: &OpenTable, entries: &[Entry], timeout: Option<&str>) 
     let timeout = timeout.map(timeout_of).transpose();
     let timeout = timeout.map_err(|error| anyhow!("--timeout: {error}"))?;
     let Put { added, updated } = table.put(entries, timeout)?;
-    table.changed(entries.iter().map(|(key, _)| key.as_slice()))?;
     note_drift(table);
     if json {
         print_json(&json!({ "added": added, "updated": updated }))?;

@@ -1,5 +1,7 @@
 //! Directions of subflows in which something waits for a packet (`include/emptcp/pending.h`).
 
+use std::cell::OnceCell;
+
 use anyhow::Context as _;
 use anyhow::Result;
 use libbpf_rs::ErrorKind;
@@ -24,6 +26,9 @@ use crate::track::Ends;
 use crate::track::Track;
 use crate::track::connection_of;
 
+/// Map of what waits.
+pub(super) const PENDING: &str = "pending";
+
 /// The map in force.
 #[derive(Debug)]
 pub(crate) struct Waiting(MapHandle);
@@ -35,8 +40,8 @@ pub(crate) struct Wait {
     pub(crate) direction: usize,
     /// Since when, on the clock of the tracker.
     pub(crate) at: u64,
-    /// A table was changed: the next packet of any kind is enough.
-    pub(crate) table: bool,
+    /// A table or the policy was changed: the next packet of any kind is enough.
+    pub(crate) changed: bool,
 }
 
 impl Wait {
@@ -61,7 +66,7 @@ impl Waiting {
     }
 
     pub(super) fn open(home: &Home) -> Result<Option<Self>> {
-        let path = state_pin(home, Scope::Keep, 0, "pending");
+        let path = state_pin(home, Scope::Keep, 0, PENDING);
         if !path.exists() {
             return Ok(None);
         }
@@ -83,7 +88,7 @@ impl Waiting {
                 ends,
                 direction: direction.into(),
                 at: value.at,
-                table: value.table != 0,
+                changed: value.changed != 0,
             })
         });
         Ok(entries.collect())
@@ -97,11 +102,11 @@ impl Waiting {
         }
     }
 
-    /// Notes that a table was changed; what an actor has noted stays.
-    fn note(&self, wait: &Wait) -> Result<()> {
+    /// Notes a change; what an actor has noted stays.
+    pub(super) fn note(&self, wait: &Wait) -> Result<()> {
         let value = Pending {
             at: wait.at,
-            table: wait.table.into(),
+            changed: wait.changed.into(),
             ..Pending::default()
         };
         let key = wait.key();
@@ -123,47 +128,87 @@ pub(super) fn count(home: &Home) -> Result<usize> {
     }
 }
 
-/// Subflows of these keys of a table wait for a packet, which shall meet the new entries: where an
-/// actor of the policy can wait, and the tracker knows them. Other keys than of subflows and
-/// connections are of too many.
-pub(super) fn changed<'k>(
-    home: &Home,
-    kind: TableKey,
-    keys: impl IntoIterator<Item = &'k [u8]>,
-) -> Result<()> {
-    if !matches!(kind, TableKey::Subflow | TableKey::Token) {
-        return Ok(());
-    }
-    let Some(waiting) = Waiting::open(home)? else {
-        return Ok(());
-    };
-    let Some(maps) = TrackMaps::open(home)? else {
-        return Ok(());
-    };
-    let at = sys::boot_time()?;
-    // A connection's subflows are found among all; one subflow is looked up.
-    let track = match kind {
-        TableKey::Token => maps.read()?,
-        _ => Track::default(),
-    };
-    let mut known = Vec::new();
-    for key in keys {
-        match kind {
-            TableKey::Token => known.extend(of_connection(key, &track)),
-            _ => known.extend(of_subflow(key, &maps)?),
+/// What tables and tracker of a policy in force have to do with each other. Opened when it is needed,
+/// and read once.
+#[derive(Debug)]
+pub(super) struct Changes {
+    home: Home,
+    maps: OnceCell<Option<(Waiting, TrackMaps)>>,
+    track: OnceCell<Track>,
+}
+
+impl Changes {
+    pub(super) fn new(home: Home) -> Self {
+        Self {
+            home,
+            maps: OnceCell::new(),
+            track: OnceCell::new(),
         }
     }
-    for ends in known {
-        for direction in [0, 1] {
-            waiting.note(&Wait {
-                ends,
-                direction,
-                at,
-                table: true,
-            })?;
+
+    /// `None`: no actor of the policy can wait, or nothing is tracked.
+    fn maps(&self) -> Result<Option<&(Waiting, TrackMaps)>> {
+        if self.maps.get().is_none() {
+            let maps = match Waiting::open(&self.home)? {
+                Some(waiting) => TrackMaps::open(&self.home)?.map(|maps| (waiting, maps)),
+                None => None,
+            };
+            self.maps.get_or_init(|| maps);
+        }
+        Ok(self.maps.get().and_then(Option::as_ref))
+    }
+
+    fn track(&self, maps: &TrackMaps) -> Result<&Track> {
+        match self.track.get() {
+            Some(track) => Ok(track),
+            None => {
+                let track = maps.read()?;
+                Ok(self.track.get_or_init(|| track))
+            }
         }
     }
-    Ok(())
+
+    /// Whether somebody can wait for a change of entries with such keys: other keys than of subflows
+    /// and connections are of too many.
+    pub(super) fn concern(&self, kind: TableKey) -> Result<bool> {
+        let known = matches!(kind, TableKey::Subflow | TableKey::Token);
+        Ok(known && self.maps()?.is_some())
+    }
+
+    /// Subflows of these keys of a table wait for a packet, which shall meet the new entries: where
+    /// the tracker knows them.
+    pub(super) fn note<'k>(
+        &self,
+        kind: TableKey,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Result<()> {
+        if !self.concern(kind)? {
+            return Ok(());
+        }
+        let Some((waiting, maps)) = self.maps()? else {
+            return Ok(());
+        };
+        let mut known = Vec::new();
+        for key in keys {
+            match kind {
+                // A connection's subflows are found among all; one subflow is looked up.
+                TableKey::Token => known.extend(of_token(key, self.track(maps)?)),
+                _ => known.extend(of_subflow(key, maps)?),
+            }
+        }
+        let at = sys::boot_time()?;
+        for ends in known {
+            for direction in [0, 1] {
+                waiting.note(&Wait {
+                    ends,
+                    direction,
+                    at,
+                    changed: true,
+                })?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The subflow of a key, if the tracker knows it.
@@ -177,7 +222,7 @@ fn of_subflow(key: &[u8], maps: &TrackMaps) -> Result<Option<Ends>> {
 }
 
 /// The subflows of the connection of a token, of whichever end.
-fn of_connection(key: &[u8], track: &Track) -> Vec<Ends> {
+fn of_token(key: &[u8], track: &Track) -> Vec<Ends> {
     let token = key.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
     let has = |key: &ConnKey| {
         let client = track.connections.get(key).map(|conn| conn.client_token);

@@ -15,7 +15,7 @@ use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 use nix::fcntl::Flock;
 
-use super::pending;
+use super::pending::Changes;
 use super::stored::generation;
 use super::tables;
 use super::tables::StoredTables;
@@ -41,6 +41,7 @@ pub struct OpenTable {
     name: String,
     definition: Definition,
     map: MapHandle,
+    changes: Rc<Changes>,
     _lock: Rc<Flock<File>>,
 }
 
@@ -70,6 +71,8 @@ pub struct Tables {
     home: Home,
     generation: u64,
     stored: StoredTables,
+    /// What waits for changes of them.
+    changes: Rc<Changes>,
     lock: Rc<Flock<File>>,
 }
 
@@ -112,6 +115,7 @@ impl Tables {
             return Err(nothing());
         }
         Ok(Self {
+            changes: Rc::new(Changes::new(home.clone())),
             home,
             generation: current,
             stored,
@@ -142,6 +146,7 @@ impl Tables {
             name: name.to_owned(),
             definition: known.definition()?,
             map: tables::open(&self.home, self.generation, name)?,
+            changes: self.changes.clone(),
             _lock: self.lock.clone(),
         })
     }
@@ -204,12 +209,27 @@ impl OpenTable {
     }
 
     /// Writes entries: all, or none where they do not fit. `timeout`: of these, instead of the
-    /// table's, in nanoseconds.
+    /// table's, in nanoseconds. Subflows of those that were otherwise before meet the change with
+    /// their next packet: `run` sends one where none comes.
     ///
     /// # Errors
     ///
-    /// The table is full, or has no timeout.
+    /// The table is full, or has no timeout; the kernel's.
     pub fn put(&self, entries: &[Entry], timeout: Option<u64>) -> Result<Put> {
+        let mut changed = Vec::new();
+        if self.changes.concern(self.definition.key)? {
+            for (key, value) in entries {
+                if self.get(key)?.is_none_or(|(before, _)| before != *value) {
+                    changed.push(key.as_slice());
+                }
+            }
+        }
+        let put = self.write(entries, timeout)?;
+        self.changes.note(self.definition.key, changed)?;
+        Ok(put)
+    }
+
+    fn write(&self, entries: &[Entry], timeout: Option<u64>) -> Result<Put> {
         let definition = &self.definition;
         if timeout.is_some() && definition.timeout.is_none() {
             bail!(
@@ -355,12 +375,21 @@ impl OpenTable {
             .map(drop)
     }
 
-    /// Removes an entry. `false`: there was none.
+    /// Removes an entry. `false`: there was none. Its subflows meet the change as with
+    /// [`OpenTable::put`].
     ///
     /// # Errors
     ///
     /// The kernel's.
     pub fn delete(&self, key: &[u8]) -> Result<bool> {
+        let removed = self.remove(key)?;
+        if removed {
+            self.changes.note(self.definition.key, [key])?;
+        }
+        Ok(removed)
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<bool> {
         match self.map.delete(key) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == libbpf_rs::ErrorKind::NotFound => Ok(false),
@@ -368,18 +397,7 @@ impl OpenTable {
         }
     }
 
-    /// Subflows of these keys meet the change with their next packet: `run` sends one where none
-    /// comes.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's.
-    pub fn changed<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<()> {
-        let home = Home::current(false)?;
-        pending::changed(&home, self.definition.key, keys)
-    }
-
-    /// Removes all entries; how many.
+    /// Removes all entries; how many. Their subflows meet the change as with [`OpenTable::put`].
     ///
     /// # Errors
     ///
@@ -387,9 +405,10 @@ impl OpenTable {
     pub fn flush(&self) -> Result<usize> {
         let entries = tables::read(&self.map)?;
         for (key, _) in &entries {
-            self.delete(key)?;
+            self.remove(key)?;
         }
-        self.changed(entries.iter().map(|(key, _)| key.as_slice()))?;
+        let keys = entries.iter().map(|(key, _)| key.as_slice());
+        self.changes.note(self.definition.key, keys)?;
         Ok(entries.len())
     }
 }

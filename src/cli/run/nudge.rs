@@ -99,7 +99,7 @@ impl Nudge {
     /// How many packets before did not serve: chains let no ACK carry what waits.
     fn vain(&self, wait: &Wait) -> u32 {
         match self.sent.get(&(wait.ends, wait.direction)) {
-            Some(sent) if !wait.table && wait.at.saturating_sub(sent.last) < AGAIN => {
+            Some(sent) if !wait.changed && wait.at.saturating_sub(sent.last) < AGAIN => {
                 (sent.vain + 1).min(DOUBLINGS)
             }
             _ => 0,
@@ -113,7 +113,7 @@ fn nudge(frames: &Frames, wait: &Wait) -> Result<bool> {
         return Ok(false);
     };
     let way = &sub.way[wait.direction];
-    if wait.table && way.last > wait.at {
+    if wait.changed && way.last > wait.at {
         return Ok(false);
     }
     // Of a direction that was never seen nothing can be sent, and its first packet is enough.

@@ -4,6 +4,7 @@
 
 mod cost;
 mod examples;
+mod idle;
 mod socket;
 mod stage;
 mod unruly;
