@@ -18,6 +18,7 @@
 #include <emptcp/pending.h>
 #include <emptcp/ring.h>
 #include <emptcp/ring_events.h>
+#include <emptcp/suppressed.h>
 #include <emptcp/track.h>
 
 const volatile struct emptcp_entry emptcp_entry = {};
@@ -109,6 +110,8 @@ struct emptcp_enums {
 	struct emptcp_prio_wish prio_wish;
 	struct emptcp_subflow subflow;
 	struct emptcp_pending pending;
+	struct emptcp_stash_owner stash_owner;
+	struct emptcp_stash_list stash_list;
 };
 const volatile struct emptcp_enums emptcp_enums = {};
 

@@ -58,6 +58,8 @@ use self::entry_tc::types::emptcp_ring_reader;
 use self::entry_tc::types::emptcp_ring_reader_flags;
 use self::entry_tc::types::emptcp_ring_type;
 use self::entry_tc::types::emptcp_slot;
+pub(crate) use self::entry_tc::types::emptcp_stash_list as StashList;
+pub(crate) use self::entry_tc::types::emptcp_stash_owner as StashOwner;
 use self::entry_tc::types::emptcp_step_flags;
 pub(crate) use self::entry_tc::types::emptcp_subflow as SubflowKey;
 pub(crate) use self::entry_tc::types::emptcp_track_conn as TrackConn;
@@ -200,6 +202,10 @@ unsafe impl plain::Plain for TrackSubflow {}
 unsafe impl plain::Plain for TrackConn {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Pending {}
+// SAFETY: as above.
+unsafe impl plain::Plain for StashOwner {}
+// SAFETY: as above.
+unsafe impl plain::Plain for StashList {}
 
 /// A place in a module's instructions into which the loader writes (`step.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
  * connection, for what follows to make tokens of them, so that only handshakes
  * pay for hashes.
  */
+#include <emptcp/announcer.h>
 #include <emptcp/clock.h>
 #include <emptcp/edit.h>
 #include <emptcp/learnt.h>
@@ -368,6 +369,29 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 	return 0;
 }
 
+/** Notes which end of a connection announces an address on the subflow that track_after() has left
+ * in the record. from: direction of the packet. Returns 0. */
+__noinline int track_announcer(__u32 from)
+{
+	union emptcp_event_record *record = emptcp_event_record();
+	struct emptcp_announcer end = {.at = emptcp_boot_now()};
+	const struct emptcp_track_subflow *sub;
+	struct emptcp_subflow key;
+
+	if (!record)
+		return 0;
+	key = record->event.subflow;
+	sub = bpf_map_lookup_elem(&subflows, &key);
+	if (!sub || !(sub->flags & EMPTCP_TRACK_TIED) || sub->client == EMPTCP_DIRECTION_UNKNOWN)
+		return 0;
+	end.token = sub->conn.token;
+	end.by_server = sub->client != from;
+	if (from)
+		emptcp_turn(&key);
+	bpf_map_update_elem(&announcers, &key, &end, BPF_ANY);
+	return 0;
+}
+
 /** Does what follows from a packet: enum track_tells, subtypes. */
 static __always_inline void track_after(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					const struct emptcp_subflow *key, int from, __u32 follows)
@@ -377,6 +401,8 @@ static __always_inline void track_after(struct emptcp_ctx *ctx, const struct emp
 	if (!record)
 		return;
 	emptcp_event_leave(record, pkt->links, key);
+	if (follows & 1 << MPTCP_ADD_ADDR)
+		track_announcer(from & 1);
 	if (follows & TRACK_TELLS)
 		track_tell(ctx, follows | from << TRACK_FROM_SHIFT, pkt->tcp_off, pkt->tcp_len,
 			   bpf_ntohl(pkt->tcp->seq));

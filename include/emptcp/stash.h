@@ -3,14 +3,15 @@
 #ifndef __EMPTCP_STASH_H__
 #define __EMPTCP_STASH_H__
 
+#include <emptcp/announcer.h>
 #include <emptcp/clock.h>
 #include <emptcp/edit.h>
 #include <emptcp/module.h>
-#include <emptcp/types.h>
+#include <emptcp/suppressed.h>
 
-/** A subflow, as the packet with the announcement has it, and the address id. */
+/** Who announced, and the address id. */
 struct emptcp_stash_key {
-	struct emptcp_subflow subflow;
+	struct emptcp_stash_owner owner;
 	__u32 addr_id;
 };
 
@@ -28,7 +29,7 @@ struct emptcp_stashed {
 	__u64 at;
 } __attribute__((aligned(8)));
 
-/** The last of each subflow and address id; the oldest go first. */
+/** The last of each owner and address id; the oldest go first. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct emptcp_stash_key);
@@ -48,30 +49,23 @@ static __always_inline int emptcp_stash_equal(const struct emptcp_stashed *a,
 	return !differs;
 }
 
-/** What waits in one direction of a subflow. */
-struct emptcp_stash_list {
-	/** Address ids of announcements that were suppressed and not restored, one in each byte,
-	 * the latest one lowest; 0: no more. Of more than eight the oldest are forgotten. */
-	__u64 ids;
-};
-
-/** By subflow, so that most packets ask once only. */
+/** By owner, so that most packets ask for no more than that. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__type(key, struct emptcp_subflow);
+	__type(key, struct emptcp_stash_owner);
 	__type(value, struct emptcp_stash_list);
 	__uint(max_entries, 4096);
 } stash_lists SEC(".maps") EMPTCP_KEPT;
 
 /* Notes that an announcement waits. Address id 0 is never announced (RFC 8684, 3.4.1). */
-static __always_inline void emptcp_stash_note(const struct emptcp_subflow *subflow, __u32 id)
+static __always_inline void emptcp_stash_note(const struct emptcp_stash_owner *owner, __u32 id)
 {
 	struct emptcp_stash_list first = {.ids = id}, *list;
 	__u64 ids, known = 0;
 
-	list = bpf_map_lookup_elem(&stash_lists, subflow);
+	list = bpf_map_lookup_elem(&stash_lists, owner);
 	if (!list) {
-		bpf_map_update_elem(&stash_lists, subflow, &first, BPF_ANY);
+		bpf_map_update_elem(&stash_lists, owner, &first, BPF_ANY);
 		return;
 	}
 	ids = list->ids;
@@ -79,6 +73,30 @@ static __always_inline void emptcp_stash_note(const struct emptcp_subflow *subfl
 		known |= emptcp_is_zero((ids >> i & 0xff) ^ id);
 	if (!known)
 		list->ids = ids << 8 | id;
+}
+
+/** Makes an end of a connection the owner. zone: see emptcp_links.zone. */
+static __always_inline void emptcp_stash_of_end(struct emptcp_stash_owner *owner, __u32 zone,
+						__u32 token, __u32 by_server)
+{
+	__builtin_memset(owner, 0, sizeof(*owner));
+	owner->subflow.zone = zone;
+	owner->token = token;
+	owner->has_token = 1;
+	owner->by_server = by_server & 1;
+}
+
+/* The same for the sender on a subflow that owner names, if the tracker has just seen it announce.
+ */
+static __always_inline void emptcp_stash_tie(struct emptcp_stash_owner *owner, __u64 now)
+{
+	const struct emptcp_announcer *end = bpf_map_lookup_elem(&announcers, &owner->subflow);
+
+	/* Another CPU's time may lie ahead. What is older is of another subflow with these ports,
+	 * which the tracker did not see. */
+	if (!end || (__s64)(now - end->at) >= EMPTCP_ANNOUNCER_NS)
+		return;
+	emptcp_stash_of_end(owner, owner->subflow.zone, end->token, end->by_server);
 }
 
 /**
@@ -103,7 +121,7 @@ static __always_inline void emptcp_stash_put(struct emptcp_ctx *ctx, const struc
 	value.len = len = emptcp_forget(opt[1]) & 63;
 	value.pad = 0;
 	key.addr_id = opt[3];
-	emptcp_subflow_of(&again, &key.subflow);
+	emptcp_subflow_of(&again, &key.owner.subflow);
 	/* Two bytes at a time: so the lengths go. What is not there must not be known as zeros, or
 	 * the verifier would follow each length. */
 	for (int i = 0; i < EMPTCP_STASH_BYTES; i += 2) {
@@ -126,12 +144,13 @@ static __always_inline void emptcp_stash_put(struct emptcp_ctx *ctx, const struc
 	/* Announcements are repeated until they are answered, and an update takes an entry from the
 	 * free list and gives one back: five times as long as a look-up. */
 	value.at = emptcp_boot_now();
+	emptcp_stash_tie(&key.owner, value.at);
 	kept = bpf_map_lookup_elem(&stash, &key);
 	if (kept && emptcp_stash_equal(kept, &value))
 		kept->at = value.at;
 	else
 		bpf_map_update_elem(&stash, &key, &value, BPF_ANY);
-	emptcp_stash_note(&key.subflow, key.addr_id);
+	emptcp_stash_note(&key.owner, key.addr_id);
 }
 
 #endif /* __EMPTCP_STASH_H__ */

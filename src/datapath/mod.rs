@@ -30,6 +30,7 @@ mod ring;
 mod shared;
 mod state;
 mod stored;
+mod suppressed;
 mod table_edit;
 mod table_links;
 mod tables;

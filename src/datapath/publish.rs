@@ -52,6 +52,7 @@ use super::stored::generation;
 use super::stored::in_force;
 use super::stored::open_map;
 use super::stored::stored_at;
+use super::suppressed;
 use super::tables;
 use super::tables::TableChange;
 use super::track::take_over;
@@ -221,6 +222,9 @@ impl Apply<'_> {
         let tracked = stored.as_ref().is_some_and(|s| tracks(s, self.registry));
         if !tracked && tracks(&staged.now, self.registry) {
             take_connections_over(home);
+        }
+        if let Err(error) = suppressed::applied(home, &staged.now, self.registry) {
+            eprintln!("emptcp: what was suppressed waits for the next packet: {error:#}");
         }
         Ok(Outcome::Applied {
             generation: staged.now.generation,

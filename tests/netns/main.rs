@@ -5,6 +5,7 @@
 
 mod announced;
 mod answers;
+mod brought_back;
 mod capture;
 mod cgroups;
 mod chains;
