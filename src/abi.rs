@@ -51,6 +51,7 @@ pub(crate) use self::entry_tc::types::emptcp_links as Links;
 use self::entry_tc::types::emptcp_mark;
 use self::entry_tc::types::emptcp_number;
 pub(crate) use self::entry_tc::types::emptcp_pending as Pending;
+pub(crate) use self::entry_tc::types::emptcp_prio_wish as PrioWish;
 use self::entry_tc::types::emptcp_reason;
 pub(crate) use self::entry_tc::types::emptcp_ring_packet as RingPacket;
 use self::entry_tc::types::emptcp_ring_packet_flags;
@@ -202,6 +203,8 @@ unsafe impl plain::Plain for TrackSubflow {}
 unsafe impl plain::Plain for TrackConn {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Pending {}
+// SAFETY: as above.
+unsafe impl plain::Plain for PrioWish {}
 // SAFETY: as above.
 unsafe impl plain::Plain for StashOwner {}
 // SAFETY: as above.

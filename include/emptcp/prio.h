@@ -12,6 +12,8 @@
 
 /** Owners that there can be, 0 to 31: whoever asks for backup on grounds of his own. */
 #define EMPTCP_PRIO_OWNERS 32
+/** Further ones, which have names: those of `emptcp set-prio`. */
+#define EMPTCP_PRIO_NAMED 8
 
 /**
  * What was told is behind what is wanted where `at` is 0 or `backup` is not what
@@ -32,6 +34,8 @@ struct emptcp_prio_wish {
 	 * owners on several CPUs do not undo each other.
 	 */
 	__u8 pad_wants[EMPTCP_PRIO_OWNERS] __attribute__((aligned(8)));
+	/** The same of owners with names, which user space keeps beside. No bit in owners. */
+	__u8 pad_named[EMPTCP_PRIO_NAMED] __attribute__((aligned(8)));
 };
 
 /** Whether any owner wants backup: 0, 1. */
@@ -40,7 +44,7 @@ emptcp_prio_wanted(const struct emptcp_prio_wish *wish)
 {
 	const __u64 *wants = (const __u64 *)wish->pad_wants;
 
-	return (wants[0] | wants[1] | wants[2] | wants[3]) != 0;
+	return (wants[0] | wants[1] | wants[2] | wants[3] | *(const __u64 *)wish->pad_named) != 0;
 }
 
 #endif /* __EMPTCP_PRIO_H__ */

@@ -47,7 +47,7 @@ pub(super) struct Which {
     zone: u32,
     /// Print the frames, and send nothing.
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,6 +67,11 @@ pub(super) struct Args {
 }
 
 impl Which {
+    /// Whether a token stands for subflows.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// Of one or two words the subflow, where no token stands for it, and the other one. (clap knows
     /// a first word that may be missing only where no option follows it.)
     pub(super) fn split<'w>(&self, words: &'w [String]) -> (Option<&'w str>, &'w str) {
@@ -87,24 +92,27 @@ pub(super) fn wrong_usage(message: &str) -> ! {
 
 /// A frame that was sent.
 #[derive(Debug, Serialize)]
-struct Sent {
-    subflow: String,
+pub(super) struct Sent {
+    pub(super) subflow: String,
     zone: u32,
     token: Option<String>,
     /// Who gets it: `client` or `server`, where that is known.
-    to: Option<&'static str>,
-    receiver: String,
+    pub(super) to: Option<&'static str>,
+    pub(super) receiver: String,
     option: String,
-    interface: String,
-    by: &'static str,
-    seq: u32,
-    ack: u32,
-    window: u16,
+    interface: Option<String>,
+    by: Option<&'static str>,
+    seq: Option<u32>,
+    ack: Option<u32>,
+    window: Option<u16>,
     tsval: Option<u32>,
     tsecr: Option<u32>,
     /// Hexadecimal, with zeros for a key; of what was not sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     frame: Option<String>,
+    /// Who wants a subflow to be backup; of MP_PRIO.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) wanted_by: Option<Vec<String>>,
     sent: bool,
 }
 
@@ -123,13 +131,7 @@ pub(super) fn run(json: bool, args: &Args) -> Result<Done> {
 }
 
 /// Sends an option to one or both ends of some subflows: all frames, or none if one cannot be made.
-pub(super) fn send(
-    json: bool,
-    subflow: Option<&str>,
-    which: &Which,
-    to: To,
-    option: &Opt,
-) -> Result<Done> {
+fn send(json: bool, subflow: Option<&str>, which: &Which, to: To, option: &Opt) -> Result<Done> {
     let wanted = Wanted::of(subflow, which)?;
     let frames = Frames::open(running_kernel()?)?;
     let track = frames.track()?;
@@ -147,7 +149,9 @@ pub(super) fn send(
             // Once more: a packet may have come since.
             frames.send(&frames.frame(ends, *direction)?, option)?;
         }
-        all.push(sent(ends, sub, *direction, frame, option, which.dry_run)?);
+        let mut sent = Sent::new(ends, sub, *direction, option);
+        sent.take(frame, option, which.dry_run)?;
+        all.push(sent);
     }
     if json {
         print_json(&all)?;
@@ -159,45 +163,56 @@ pub(super) fn send(
     Ok(Done::Yes)
 }
 
-fn sent(
-    ends: &Ends,
-    sub: &TrackSubflow,
-    direction: usize,
-    frame: &Frame,
-    option: &Opt,
-    dry_run: bool,
-) -> Result<Sent> {
-    let hex = if dry_run {
-        let bytes = frame.ack.bytes(&option.without_key())?;
-        Some(bytes.iter().map(|b| format!("{b:02x}")).collect())
-    } else {
-        None
-    };
-    Ok(Sent {
-        subflow: name(ends),
-        zone: ends.zone,
-        token: connection_of(sub).map(|key| token_text(key.token)),
-        to: role(sub, 1 - direction),
-        receiver: ends_of(ends, direction).1.to_string(),
-        option: option.text().to_owned(),
-        interface: frame.place.interface().to_owned(),
-        by: frame.place.how(),
-        seq: frame.ack.seq,
-        ack: frame.ack.ack,
-        window: frame.ack.window,
-        tsval: frame.ack.timestamps.map(|(val, _)| val),
-        tsecr: frame.ack.timestamps.map(|(_, echoed)| echoed),
-        frame: hex,
-        sent: !dry_run,
-    })
+impl Sent {
+    /// What would be sent in this direction.
+    pub(super) fn new(ends: &Ends, sub: &TrackSubflow, direction: usize, option: &Opt) -> Self {
+        Self {
+            subflow: name(ends),
+            zone: ends.zone,
+            token: connection_of(sub).map(|key| token_text(key.token)),
+            to: role(sub, 1 - direction),
+            receiver: ends_of(ends, direction).1.to_string(),
+            option: option.text().to_owned(),
+            interface: None,
+            by: None,
+            seq: None,
+            ack: None,
+            window: None,
+            tsval: None,
+            tsecr: None,
+            frame: None,
+            wanted_by: None,
+            sent: false,
+        }
+    }
+
+    /// That it was sent in this frame; with `dry_run` that it would be.
+    pub(super) fn take(&mut self, frame: &Frame, option: &Opt, dry_run: bool) -> Result<()> {
+        if dry_run {
+            let bytes = frame.ack.bytes(&option.without_key())?;
+            self.frame = Some(bytes.iter().map(|b| format!("{b:02x}")).collect());
+        }
+        let (ack, timestamps) = (&frame.ack, frame.ack.timestamps);
+        self.interface = Some(frame.place.interface().to_owned());
+        self.by = Some(frame.place.how());
+        (self.seq, self.ack, self.window) = (Some(ack.seq), Some(ack.ack), Some(ack.window));
+        self.tsval = timestamps.map(|(val, _)| val);
+        self.tsecr = timestamps.map(|(_, echoed)| echoed);
+        self.sent = !dry_run;
+        Ok(())
+    }
 }
 
-fn print(sent: &Sent, frame: &Frame) {
+pub(super) fn print(sent: &Sent, frame: &Frame) {
     let to = sent.to.map_or(String::new(), |to| format!("{to} "));
     let verb = if sent.sent { "sent" } else { "would be sent" };
     println!(
         "{}: {} {verb} to {to}{} ({}, {})",
-        sent.subflow, sent.option, sent.receiver, sent.by, sent.interface
+        sent.subflow,
+        sent.option,
+        sent.receiver,
+        frame.place.how(),
+        frame.place.interface()
     );
     if let Some(hex) = &sent.frame {
         println!("  {}", frame.ack.text());
@@ -206,13 +221,13 @@ fn print(sent: &Sent, frame: &Frame) {
 }
 
 /// What was asked for.
-enum Wanted {
+pub(super) enum Wanted {
     Subflow(Ends),
     Connection { key: ConnKey, id: Option<u8> },
 }
 
 impl Wanted {
-    fn of(subflow: Option<&str>, which: &Which) -> Result<Self> {
+    pub(super) fn of(subflow: Option<&str>, which: &Which) -> Result<Self> {
         let zone = which.zone;
         if let Some(word) = subflow {
             return Ok(Self::Subflow(Ends {
@@ -232,7 +247,7 @@ impl Wanted {
         })
     }
 
-    fn find(&self, track: &Track) -> Result<Vec<(Ends, TrackSubflow)>> {
+    pub(super) fn find(&self, track: &Track) -> Result<Vec<(Ends, TrackSubflow)>> {
         match self {
             Self::Subflow(ends) => match track.subflows.get(ends) {
                 Some(sub) => Ok(vec![(*ends, *sub)]),

@@ -12,6 +12,7 @@ use anyhow::bail;
 use nix::fcntl::Flock;
 
 use super::netlink::interfaces;
+use super::table_edit::Lock;
 use super::track::TrackMaps;
 use super::track::maps_in_force;
 use crate::abi::TrackSubflow;
@@ -55,7 +56,16 @@ impl Frames {
     ///
     /// No policy, or one without the tracker; no privilege; the kernel's.
     pub(crate) fn open(kernel: KernelVersion) -> Result<Self> {
-        let (maps, lock) = maps_in_force()?;
+        Self::open_with(kernel, Lock::Shared)
+    }
+
+    /// The same, perhaps for one who changes something.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frames::open`].
+    pub(crate) fn open_with(kernel: KernelVersion, lock: Lock) -> Result<Self> {
+        let (maps, lock) = maps_in_force(lock)?;
         Ok(Self {
             maps,
             interfaces: interfaces()?,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -15,9 +16,11 @@ use libbpf_rs::MapHandle;
 use nix::fcntl::Flock;
 
 use super::inet_diag::mptcp_sockets;
+use super::prio_wishes::PrioWishes;
 use super::state::state_pin;
 use super::stored::Stored;
 use super::stored::in_force;
+use super::table_edit::Lock;
 use super::tables;
 use crate::abi::ConnFlags;
 use crate::abi::SubflowKey;
@@ -218,10 +221,14 @@ pub(super) fn drop_subflows(conn: &mut TrackConn, count: u32, now: u64) {
 }
 
 /// The maps in force, and a lock that keeps them there.
-pub(super) fn maps_in_force() -> Result<(TrackMaps, Flock<File>)> {
+pub(super) fn maps_in_force(lock: Lock) -> Result<(TrackMaps, Flock<File>)> {
     let nothing = || anyhow!("no policy is in force in this network namespace: apply one first");
     let home = Home::current(false)?;
-    let lock = home.lock_shared()?.ok_or_else(nothing)?;
+    let lock = match lock {
+        Lock::Shared => home.lock_shared()?,
+        Lock::Exclusive => home.lock_present()?,
+    };
+    let lock = lock.ok_or_else(nothing)?;
     in_force(&home)?.ok_or_else(nothing)?;
     let maps = TrackMaps::open(&home)?.ok_or_else(|| {
         anyhow!(
@@ -251,7 +258,7 @@ pub fn is_tracked() -> Result<bool> {
 ///
 /// No policy, or one without the tracker; no privilege; the kernel's.
 pub fn connections() -> Result<Vec<ConnectionView>> {
-    let (maps, _lock) = maps_in_force()?;
+    let (maps, _lock) = maps_in_force(Lock::Shared)?;
     Ok(track::connection_views(&maps.read()?, sys::boot_time()?))
 }
 
@@ -266,12 +273,26 @@ pub fn subflows(
     kernel: bool,
     interfaces: &Interfaces,
 ) -> Result<Vec<SubflowView>> {
-    let (maps, _lock) = maps_in_force()?;
+    let (maps, _lock) = maps_in_force(Lock::Shared)?;
     let sockets = if kernel { mptcp_sockets()? } else { Vec::new() };
     let (track, now) = (maps.read()?, sys::boot_time()?);
-    Ok(track::subflow_views(
-        &track, half_open, interfaces, &sockets, now,
-    ))
+    let mut views = track::subflow_views(&track, half_open, interfaces, &sockets, now);
+    let wishes = PrioWishes::open()?;
+    for view in &mut views {
+        let [from, to] = [&view.from, &view.to].map(|end| SocketAddr::new(end.address, end.port));
+        let (ends, first) = Ends::of(from, to, view.zone);
+        let sub = track.subflows.get(&ends);
+        let wanted_by = |direction: usize| match (&wishes, sub) {
+            (Some(wishes), Some(sub)) => match wishes.get(&ends, sub, direction)? {
+                Some(wish) => wishes.owners(&wish),
+                None => Ok(Vec::new()),
+            },
+            _ => Ok(Vec::new()),
+        };
+        view.from.backup_wanted_by = Some(wanted_by(usize::from(first))?);
+        view.to.backup_wanted_by = Some(wanted_by(1 - usize::from(first))?);
+    }
+    Ok(views)
 }
 
 /// Whether steps of a policy in force track.

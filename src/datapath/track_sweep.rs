@@ -11,6 +11,7 @@ use libbpf_rs::MapHandle;
 use serde::Serialize;
 
 use super::inet_diag::mptcp_sockets;
+use super::table_edit::Lock;
 use super::track::TrackMaps;
 use super::track::drop_subflows;
 use super::track::maps_in_force;
@@ -50,7 +51,7 @@ pub struct Swept {
 pub fn sweep_track(established: Option<u64>) -> Result<Swept> {
     let mut timeouts = Timeouts::default();
     timeouts.established = established.unwrap_or(timeouts.established);
-    let (maps, _lock) = maps_in_force()?;
+    let (maps, _lock) = maps_in_force(Lock::Shared)?;
     let track = maps.read()?;
     let now = sys::boot_time()?;
     let ghosts = ghosts(&track);

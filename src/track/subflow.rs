@@ -72,6 +72,9 @@ pub struct EndView {
     pub wscale: Option<u8>,
     /// It asked the other end to treat the subflow as backup.
     pub asks_backup: Option<bool>,
+    /// Who wants that it does, of this policy: owners of chains by their number, others by their
+    /// name. Not looked at for programs.
+    pub backup_wanted_by: Option<Vec<String>>,
     /// Where its packets are counted.
     pub interface: Option<String>,
     /// Hook at which they are.
@@ -271,6 +274,7 @@ fn end(
         address_id: is(WayFlags::EMPTCP_WAY_HAS_ID).then_some(way.addr_id),
         wscale: (way.wscale != WSCALE_UNKNOWN).then_some(way.wscale),
         asks_backup: (seen || taken_over || asks).then_some(asks),
+        backup_wanted_by: None,
         interface: known(way.ifindex).map(|index| {
             let interface = interfaces.by_index(index);
             interface.map_or_else(|| format!("if{index}"), |i| i.name.clone())

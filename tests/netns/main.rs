@@ -31,6 +31,7 @@ mod monitor;
 mod mptcp;
 mod others;
 mod outside;
+mod owners;
 mod paced;
 mod pair;
 mod paths;
