@@ -1,6 +1,8 @@
 //! What rtnetlink says of interfaces and filters of the current network namespace.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -14,6 +16,7 @@ use netlink_packet_core::NetlinkPayload;
 use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::address::AddressScope;
 use netlink_packet_route::link::InfoKind;
@@ -142,6 +145,35 @@ pub(crate) fn port_states() -> Result<BTreeMap<u32, PortState>> {
         }
     }
     Ok(states)
+}
+
+/// Addresses of the current network namespace, and the interfaces that have them, by index.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(super) fn addresses() -> Result<BTreeMap<IpAddr, BTreeSet<u32>>> {
+    let mut all: BTreeMap<IpAddr, BTreeSet<u32>> = BTreeMap::new();
+    for message in dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+        let RouteNetlinkMessage::NewAddress(message) = message else {
+            continue;
+        };
+        // IFA_LOCAL of IPv4 is this end's; IFA_ADDRESS may be the other one of a tunnel.
+        let has = |local: bool| {
+            message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    AddressAttribute::Local(address) if local => Some(*address),
+                    AddressAttribute::Address(address) if !local => Some(*address),
+                    _ => None,
+                })
+        };
+        if let Some(address) = has(true).or_else(|| has(false)) {
+            all.entry(address).or_default().insert(message.header.index);
+        }
+    }
+    Ok(all)
 }
 
 fn port_state(link: &LinkMessage) -> PortState {

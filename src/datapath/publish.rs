@@ -12,6 +12,7 @@
 //! the new one; the next apply clears the rest.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
@@ -221,7 +222,7 @@ impl Apply<'_> {
             .context("the new policy is in force, the next apply clears what is left of the old")?;
         let tracked = stored.as_ref().is_some_and(|s| tracks(s, self.registry));
         if !tracked && tracks(&staged.now, self.registry) {
-            take_connections_over(home);
+            take_connections_over(home, &self.tracked_zones());
         }
         if let Err(error) = suppressed::applied(home, &staged.now, self.registry) {
             eprintln!("emptcp: what was suppressed waits for the next packet: {error:#}");
@@ -322,6 +323,21 @@ impl Apply<'_> {
             }
             (Origin::InForce { .. }, _) => (None, None),
         }
+    }
+
+    /// Zones in which subflows are tracked, by interface.
+    fn tracked_zones(&self) -> BTreeMap<u32, BTreeSet<u32>> {
+        let modules = self.registry.modules();
+        let mut all: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        for attachment in &self.plan.attachments {
+            let class = &self.plan.classes[attachment.class];
+            let zones = class.graph.nodes.iter().zip(&class.zones);
+            let zones = zones.filter(|(node, _)| modules[node.module].flags.tracks);
+            let all = all.entry(attachment.ifindex).or_default();
+            all.extend(zones.map(|(_, zone)| *zone));
+        }
+        all.retain(|_, zones| !zones.is_empty());
+        all
     }
 
     /// The number of each step in the counters.
@@ -508,8 +524,8 @@ impl Apply<'_> {
 
 /// Tells the tracker of connections that are older than it. The policy is in force, with them or
 /// without.
-fn take_connections_over(home: &Home) {
-    match take_over(home) {
+fn take_connections_over(home: &Home, zones: &BTreeMap<u32, BTreeSet<u32>>) {
+    match take_over(home, zones) {
         Ok(0) => {}
         Ok(left) => eprintln!(
             "emptcp: no room for {left} subflows that are older than the policy: raise \

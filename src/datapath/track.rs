@@ -2,6 +2,7 @@
 //! older than the policy.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 
@@ -16,6 +17,7 @@ use libbpf_rs::MapHandle;
 use nix::fcntl::Flock;
 
 use super::inet_diag::mptcp_sockets;
+use super::netlink::addresses;
 use super::prio_wishes::PrioWishes;
 use super::state::state_pin;
 use super::stored::Stored;
@@ -305,14 +307,24 @@ pub(super) fn tracks(stored: &Stored, registry: &Registry) -> bool {
     steps.any(|step| is_tracker(&step.module))
 }
 
-/// Takes the connections of this network namespace over that began before the tracker. Returns how
-/// many subflows there was no room for.
-pub(super) fn take_over(home: &Home) -> Result<usize> {
+/// Takes the connections of this network namespace over that began before the tracker. `zones`: those
+/// in which it tracks, by interface. Returns how many subflows there was no room for.
+pub(super) fn take_over(home: &Home, zones: &BTreeMap<u32, BTreeSet<u32>>) -> Result<usize> {
     let Some(maps) = TrackMaps::open(home)? else {
         return Ok(0);
     };
-    let sockets: Vec<Socket> = mptcp_sockets()?;
-    let known = maps.read()?;
-    let found = track::found(&sockets, &known, sys::boot_time()?);
-    maps.enter(&found)
+    let interfaces = addresses()?;
+    let mut sockets: BTreeMap<u32, Vec<Socket>> = BTreeMap::new();
+    for socket in mptcp_sockets()? {
+        let has = interfaces.get(&socket.local.ip().to_canonical());
+        if let Some(zone) = track::zone_of(zones, has.unwrap_or(&BTreeSet::new())) {
+            sockets.entry(zone).or_default().push(socket);
+        }
+    }
+    let (known, now) = (maps.read()?, sys::boot_time()?);
+    let mut no_room = 0;
+    for (zone, sockets) in &sockets {
+        no_room += maps.enter(&track::found(*zone, sockets, &known, now))?;
+    }
+    Ok(no_room)
 }

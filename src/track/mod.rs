@@ -27,6 +27,7 @@ pub(crate) use self::subflow::subflow_view;
 pub(crate) use self::subflow::subflow_views;
 pub(crate) use self::take_over::Found;
 pub(crate) use self::take_over::found;
+pub(crate) use self::take_over::zone_of;
 use crate::abi::TrackConn;
 use crate::abi::TrackFlags;
 use crate::abi::TrackKey;

@@ -1,6 +1,7 @@
 //! Connections that are older than the policy, from what their own host's kernel knows of them.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -21,8 +22,6 @@ use crate::abi::TrackWay;
 use crate::abi::WSCALE_UNKNOWN;
 use crate::abi::WayFlags;
 
-/// Sockets of this host are no tenant's.
-const ZONE: u32 = 0;
 /// The kernel speaks no other version of Multipath TCP.
 const VERSION: u8 = 1;
 
@@ -34,9 +33,24 @@ pub(crate) struct Found {
     pub(crate) subflows: Vec<(Ends, TrackSubflow)>,
 }
 
-/// The connections of these sockets with subflows that the tracker does not know. `now`: on its
-/// clock.
-pub(crate) fn found(sockets: &[Socket], known: &Track, now: u64) -> Vec<Found> {
+/// The zone in which the packets of a socket of this host meet the tracker. `zones`: those in which it
+/// tracks, by interface; `has`: interfaces that have the socket's address. `None`: it may be one or
+/// another.
+pub(crate) fn zone_of(zones: &BTreeMap<u32, BTreeSet<u32>>, has: &BTreeSet<u32>) -> Option<u32> {
+    let all: BTreeSet<u32> = zones.values().flatten().copied().collect();
+    let here = zones.iter().filter(|(index, _)| has.contains(index));
+    let here: BTreeSet<u32> = here.flat_map(|(_, zones)| zones).copied().collect();
+    let only = |zones: &BTreeSet<u32>| zones.first().copied().filter(|_| zones.len() == 1);
+    // Of several, sockets of this host are no tenant's.
+    let own = if here.is_empty() { &all } else { &here };
+    only(&all)
+        .or_else(|| only(&here))
+        .or_else(|| own.contains(&0).then_some(0))
+}
+
+/// The connections of these sockets, all of one zone, with subflows that the tracker does not know.
+/// `now`: on its clock.
+pub(crate) fn found(zone: u32, sockets: &[Socket], known: &Track, now: u64) -> Vec<Found> {
     let by_ends: HashMap<(SocketAddr, SocketAddr), &Socket> =
         sockets.iter().map(|s| ((s.local, s.remote), s)).collect();
     let mut groups: BTreeMap<u32, Vec<&Socket>> = BTreeMap::new();
@@ -52,13 +66,13 @@ pub(crate) fn found(sockets: &[Socket], known: &Track, now: u64) -> Vec<Found> {
     let mut taken = HashSet::new();
     for (token, mut group) in groups {
         group.sort_by_key(|s| (is_joined(s), s.id_local, s.id_remote, s.local, s.remote));
-        let roles = Roles::of(token, &group, &by_ends);
+        let roles = Roles::of(zone, token, &group, &by_ends);
         let mut found = Found {
             connection: None,
             subflows: Vec::new(),
         };
         for socket in &group {
-            let (ends, local) = Ends::of(socket.local, socket.remote, ZONE);
+            let (ends, local) = Ends::of(socket.local, socket.remote, zone);
             let knows = known.subflows.contains_key(&ends) || known.half_open.contains_key(&ends);
             if knows || !taken.insert(ends) {
                 continue;
@@ -106,6 +120,7 @@ fn is_joined(socket: &Socket) -> bool {
 /// Who is who, as far as it is known.
 #[derive(Clone, Copy, Debug)]
 struct Roles {
+    zone: u32,
     /// Whether this end is the client.
     here: Option<bool>,
     /// Tokens.
@@ -116,6 +131,7 @@ struct Roles {
 impl Roles {
     /// Of the subflows that share this end's token; the first one tells, if it is still there.
     fn of(
+        zone: u32,
         token: u32,
         group: &[&Socket],
         by_ends: &HashMap<(SocketAddr, SocketAddr), &Socket>,
@@ -132,6 +148,7 @@ impl Roles {
             None => (None, None),
         };
         Self {
+            zone,
             here,
             client,
             server,
@@ -139,7 +156,8 @@ impl Roles {
     }
 
     fn key(&self) -> Option<ConnKey> {
-        self.server.map(|token| ConnKey { zone: ZONE, token })
+        let zone = self.zone;
+        self.server.map(|token| ConnKey { zone, token })
     }
 
     /// Subflows that the tracker has counted of the connection.

@@ -121,7 +121,7 @@ fn unknown_is_null() {
     let shown = serde_json::to_value(&views[0]).unwrap();
     let null = json!(null);
     let unseen = json!({ "address": "10.0.0.1", "port": 999, "address_id": null, "wscale": null,
-        "asks_backup": null, "interface": null, "hook": null, "bytes": null,
+        "asks_backup": null, "backup_wanted_by": null, "interface": null, "hook": null, "bytes": null,
         "retransmitted_bytes": null, "packets": null, "srtt_us": null, "min_rtt_us": null,
         "idle_ms": null, "kernel": null });
     assert_eq!(
@@ -129,7 +129,7 @@ fn unknown_is_null() {
         json!({ "token": null, "zone": 0, "index": 0, "kind": "initial", "state": "established",
             "version": 1, "opener_known": true,
             "from": { "address": "10.0.0.9", "port": 80, "address_id": 3, "wscale": 7,
-                "asks_backup": false, "interface": "eth0", "hook": "tc-ingress", "bytes": 700,
+                "asks_backup": false, "backup_wanted_by": null, "interface": "eth0", "hook": "tc-ingress", "bytes": 700,
                 "retransmitted_bytes": 200, "packets": 5, "srtt_us": 1500, "min_rtt_us": 1200,
                 "idle_ms": 1000, "kernel": null },
             "to": unseen, "client": "from", "fallback": null, "taken_over": false,
@@ -280,7 +280,7 @@ fn taken_over_by_the_server() {
             ..socket("10.0.0.1:80", "10.0.0.9:7", 0xac, SocketFlags::CAPABLE)
         },
     ];
-    let all = found(&sockets, &Track::default(), NOW);
+    let all = found(0, &sockets, &Track::default(), NOW);
     assert_eq!(all.len(), 1);
     let (key, conn) = all[0].connection.unwrap();
     assert_eq!(
@@ -318,7 +318,7 @@ fn taken_over_by_the_server() {
         connections: [(key, conn)].into(),
         ..Track::default()
     };
-    let more = found(&sockets, &known, NOW);
+    let more = found(0, &sockets, &known, NOW);
     assert_eq!(more[0].subflows.len(), 1);
     assert_eq!(
         (more[0].subflows[0].0, more[0].subflows[0].1.index),
@@ -329,14 +329,14 @@ fn taken_over_by_the_server() {
         half_open: [(second, two)].into(),
         ..Track::default()
     };
-    assert!(found(&sockets, &known, NOW).is_empty());
+    assert!(found(0, &sockets, &known, NOW).is_empty());
 }
 
 #[test]
 fn taken_over_by_the_client() {
     let first = socket("10.0.0.9:5", "10.0.0.1:80", 0xc, CLIENT);
     // Nothing tells the token of the server.
-    let all = found(std::slice::from_ref(&first), &Track::default(), NOW);
+    let all = found(0, std::slice::from_ref(&first), &Track::default(), NOW);
     assert!(all[0].connection.is_none());
     let (_, from_client) = Ends::of(first.local, first.remote, 0);
     assert_eq!(all[0].subflows[0].1.client, from_client);
@@ -344,20 +344,20 @@ fn taken_over_by_the_client() {
 
     let mut joined = socket("10.1.0.9:5", "10.0.0.1:80", 0xc, CLIENT_JOIN);
     joined.token_remote = Some(0xaa);
-    let all = found(&[first.clone(), joined.clone()], &Track::default(), NOW);
+    let all = found(0, &[first.clone(), joined.clone()], &Track::default(), NOW);
     let (key, conn) = all[0].connection.unwrap();
     assert_eq!((key.token, conn.client_token), (0xaa, 0xc));
     assert_eq!(all[0].subflows.len(), 2);
 
     // Who is the client cannot be told without the first subflow.
-    let all = found(&[joined], &Track::default(), NOW);
+    let all = found(0, &[joined], &Track::default(), NOW);
     assert!(all[0].connection.is_none());
     assert_eq!(all[0].subflows[0].1.client, DIRECTION_UNKNOWN);
     assert_ne!(all[0].subflows[0].1.opener, DIRECTION_UNKNOWN);
 
     // Both ends are sockets of this host: taken once, and both tokens are known.
     let peer = socket("10.0.0.1:80", "10.0.0.9:5", 0xaa, SocketFlags::CAPABLE);
-    let all = found(&[first, peer], &Track::default(), NOW);
+    let all = found(0, &[first, peer], &Track::default(), NOW);
     assert_eq!(all.len(), 1);
     let (key, conn) = all[0].connection.unwrap();
     assert_eq!((key.token, conn.client_token, conn.live), (0xaa, 0xc, 1));
@@ -404,4 +404,27 @@ fn connections_without_subflows() {
     let (gone, lost) = unused_connections(&track, &timeouts, NOW);
     assert_eq!(gone, [key(2)]);
     assert_eq!(lost, [key(4)]);
+}
+
+#[test]
+fn the_zone_of_a_socket() {
+    let zones = |all: &[(u32, &[u32])]| {
+        let all = all
+            .iter()
+            .map(|(index, zones)| (*index, zones.iter().copied().collect()));
+        all.collect()
+    };
+    let of =
+        |all: &[(u32, &[u32])], has: &[u32]| zone_of(&zones(all), &has.iter().copied().collect());
+    // One zone is everybody's, also where the address is on no interface that is tracked.
+    assert_eq!(of(&[(1, &[7])], &[]), Some(7));
+    assert_eq!(of(&[(1, &[7]), (2, &[7])], &[3]), Some(7));
+    // Of several that of the interface with the address.
+    assert_eq!(of(&[(1, &[7]), (2, &[0])], &[1]), Some(7));
+    assert_eq!(of(&[(1, &[7]), (2, &[0])], &[2]), Some(0));
+    assert_eq!(of(&[(1, &[7]), (2, &[0])], &[3]), Some(0));
+    assert_eq!(of(&[(1, &[7, 0])], &[1]), Some(0));
+    assert_eq!(of(&[(1, &[7]), (2, &[8])], &[3]), None);
+    assert_eq!(of(&[(1, &[7, 8])], &[1]), None);
+    assert_eq!(of(&[], &[1]), None);
 }

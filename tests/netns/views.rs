@@ -416,6 +416,37 @@ fn root_connections_are_taken_over() {
     }
 }
 
+/// In the zone in which the interface with the address is tracked.
+#[test]
+fn root_connections_are_taken_over_into_their_zone() {
+    let rig = rig();
+    let connection = Connection::new(&rig.far, &rig.near, "10.77.0.2".parse().unwrap());
+    connection.carry(5000, 5000);
+    let chain = |name: &str, interface: &str, zone: u32| {
+        json!({ "name": name, "hook": "tc-egress", "interfaces": [interface], "zone": zone,
+            "select": { "age": { "min": "1h" } }, "act": [{ "accept": {} }] })
+    };
+    rig.apply(&json!([chain("first", "p0", 7), chain("second", "p1", 8)]))
+        .ok();
+    let zones = |what: &str| {
+        let all = view(&rig, what);
+        let zones = all.as_array().unwrap().iter().map(|v| v["zone"].clone());
+        zones.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (zones("subflows"), zones("connections")),
+        (vec![json!(7)], vec![json!(7)])
+    );
+    connection.carry(100_000, 200_000);
+    std::thread::sleep(Duration::from_millis(100));
+    let c = &view(&rig, "connections")[0];
+    assert!(c["bytes_down"].as_u64().unwrap() >= 200_000, "{c:#}");
+    assert_eq!(
+        (zones("subflows"), &c["subflows"]),
+        (vec![json!(7)], &json!(1))
+    );
+}
+
 /// The client's host knows the token of the server from joined subflows only.
 #[test]
 fn root_a_client_is_taken_over() {
