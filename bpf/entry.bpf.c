@@ -13,6 +13,7 @@
  * later ones find there is about this packet or about none of theirs.
  */
 #include <emptcp/chain.h>
+#include <emptcp/held_join.h>
 #include <emptcp/parse.h>
 #include <emptcp/prio.h>
 #include <emptcp/pending.h>
@@ -112,6 +113,7 @@ struct emptcp_enums {
 	struct emptcp_pending pending;
 	struct emptcp_stash_owner stash_owner;
 	struct emptcp_stash_list stash_list;
+	struct emptcp_held_join held_join;
 };
 const volatile struct emptcp_enums emptcp_enums = {};
 

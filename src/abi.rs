@@ -45,6 +45,8 @@ use self::entry_tc::types::emptcp_framing;
 pub(crate) use self::entry_tc::types::emptcp_from_table as FromTable;
 pub(crate) use self::entry_tc::types::emptcp_generation as Generation;
 pub(crate) use self::entry_tc::types::emptcp_handover as Handover;
+pub(crate) use self::entry_tc::types::emptcp_held_join as HeldJoin;
+pub(crate) use self::entry_tc::types::emptcp_held_state as HeldState;
 use self::entry_tc::types::emptcp_hook;
 pub(crate) use self::entry_tc::types::emptcp_is as Is;
 pub(crate) use self::entry_tc::types::emptcp_links as Links;
@@ -203,6 +205,8 @@ unsafe impl plain::Plain for TrackSubflow {}
 unsafe impl plain::Plain for TrackConn {}
 // SAFETY: as above.
 unsafe impl plain::Plain for Pending {}
+// SAFETY: as above; its enum is a newtype of an integer.
+unsafe impl plain::Plain for HeldJoin {}
 // SAFETY: as above.
 unsafe impl plain::Plain for PrioWish {}
 // SAFETY: as above.

@@ -10,6 +10,7 @@
 #define __EMPTCP_HELD_H__
 
 #include <emptcp/clock.h>
+#include <emptcp/held_join.h>
 #include <emptcp/rst.h>
 #include <emptcp/tracked.h>
 
@@ -28,43 +29,11 @@
  * run for long may be as late. */
 #define EMPTCP_HELD_LAST_NS 135000000000ULL
 
-/** What became of a SYN. */
-enum emptcp_held_state {
-	/** It is held. */
-	EMPTCP_HELD_WAITING,
-	/** It was sent. */
-	EMPTCP_HELD_RELEASED,
-	/** It would have been, but the client had not tried again for so long that it has given up.
-	 */
-	EMPTCP_HELD_EXPIRED,
-};
-
 /** One of the SYNs of a connection. */
 struct emptcp_held_key {
 	struct emptcp_track_key conn;
 	/** 0 to EMPTCP_HELD_SLOTS - 1. */
 	__u32 slot;
-};
-
-/** What is known of it. */
-struct emptcp_held_join {
-	/** As the SYN has it. */
-	struct emptcp_subflow subflow;
-	/** When the first and the last of its SYNs came, ns of CLOCK_BOOTTIME. */
-	emptcp_time first;
-	emptcp_time last;
-	/** When the client has given up, if it has not tried again by then; ns of CLOCK_BOOTTIME.
-	 */
-	emptcp_time until;
-	/** SYNs that were held. */
-	__u32 times;
-	/** Sequence number. */
-	__u32 seq;
-	/** Where it was held: interface, enum emptcp_hook. */
-	emptcp_ifindex interface;
-	__u16 hook;
-	/** enum emptcp_held_state. */
-	__u16 state;
 };
 
 struct {

@@ -143,6 +143,16 @@ fn print(status: &Status) {
             status.waiting
         );
     }
+    let held = &status.held_joins;
+    if held.waiting > 0 {
+        println!("{} further subflows are held", held.waiting);
+    }
+    if held.expired > 0 {
+        println!(
+            "{} further subflows were held until their client gave up",
+            held.expired
+        );
+    }
     print_drift(&status.drift, status.applied.as_ref());
 }
 

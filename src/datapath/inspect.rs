@@ -18,6 +18,8 @@ use super::counters;
 use super::counters::Counted;
 use super::counters::Counters;
 use super::fq::fq_drift;
+use super::held::HeldJoins;
+use super::held::held_joins;
 use super::host::cgroup_drift;
 use super::netlink::interfaces;
 use super::pending;
@@ -50,6 +52,8 @@ pub struct Status {
     pub reasons: BTreeMap<String, BTreeMap<String, u64>>,
     /// Directions of subflows in which something waits for a packet, which `run` sends.
     pub waiting: usize,
+    /// SYNs of further subflows that are held.
+    pub held_joins: HeldJoins,
     /// The file that was applied last; `None`: all is from `chain add`.
     pub applied: Option<Applied>,
     /// What the kernel has otherwise than it was published; `apply` mends it.
@@ -225,6 +229,7 @@ pub fn status() -> Result<Option<Status>> {
         chains: chains(&stored, &Counted::read(&shared.counters)?),
         reasons,
         waiting: pending::count(&home)?,
+        held_joins: held_joins(&home)?,
         applied: Applied::of(&stored),
         drift: drift(&home, &stored),
     }))

@@ -282,11 +282,15 @@ fn root_held_until_a_retry() {
     assert_eq!(held.len(), 1);
     assert_eq!(
         (&held[0]["times"], &held[0]["state"]),
-        (&json!(2), &json!(0))
+        (&json!(2), &json!("waiting"))
     );
     assert_eq!(
         (&held[0]["src"], &held[0]["interface"]),
         (&json!("10.77.1.2"), &json!("p1"))
+    );
+    assert_eq!(
+        rig.status()["held_joins"],
+        json!({ "waiting": 1, "expired": 0 })
     );
     assert_eq!(counter(&rig.far, "MPTcpExtMPJoinSynRx"), 0);
     // Behind the threshold the next one passes.
@@ -312,13 +316,26 @@ fn root_held_for_a_client_that_gave_up() {
     let (near, far, _listener) = connect(&rig, address, PORT);
     let bytes = fill(1, SIZE);
     send(&near, &far, &bytes[..1000]);
-    std::thread::sleep(Duration::from_secs(5));
+    let expired = |count: u64| json!({ "waiting": 1 - count, "expired": count });
+    wait_for("the SYN is held", LIMIT, || {
+        rig.status()["held_joins"] == expired(0)
+    });
+    // Also while no packet comes by.
+    wait_for("its end", LIMIT, || {
+        rig.status()["held_joins"] == expired(1)
+    });
     send(&near, &far, &bytes);
     send(&far, &near, &bytes);
     let held = held(&rig);
     assert_eq!(
         (&held[0]["times"], &held[0]["state"]),
-        (&json!(2), &json!(2))
+        (&json!(2), &json!("expired"))
+    );
+    assert_eq!(rig.status()["held_joins"], expired(1));
+    let said = rig.run(&["status"]).ok().out;
+    assert!(
+        said.contains("1 further subflows were held until"),
+        "{said}"
     );
     assert_eq!(matched(&rig, "release_join"), 0);
     assert_eq!(counter(&rig.far, "MPTcpExtMPJoinSynRx"), 0);
