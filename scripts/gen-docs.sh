@@ -38,6 +38,8 @@ for kind, title in [("selector", "Selectors"), ("actor", "Actors")]:
         hooks = ", ".join(f"`{h}`" for h in m["hooks"])
         print(f"\n### {name}\n\n{doc}.")
         flags = [text for flag, text in remarks.items() if m["flags"][flag]]
+        if m["events"]:
+            flags.append("can be asked of [events](events.md)")
         print(f"Hooks: {hooks}; Linux {since} and later" + "".join(f"; {f}" for f in flags) + ".")
         if m["warns"]:
             print("\nNote: " + m["warns"] + ".")

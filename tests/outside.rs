@@ -90,6 +90,7 @@ fn refusals_are_as_documented() {
             "has a program in the section \"kprobe/tcp_sendmsg\"",
         ),
         ("unknown_flag", "has the unknown flag \"frobs\""),
+        ("unknown_fact", "no event tells \"sauce\""),
         (
             "unknown_hook",
             "expected xdp, tc-ingress or tc-egress, found \"tc-sideways\"",
@@ -105,6 +106,7 @@ fn refusals_are_as_documented() {
             "licence" => "has the licence",
             "other_section" => "has a program in the section",
             "unknown_flag" => "has the unknown flag",
+            "unknown_fact" => "no event tells",
             "unknown_hook" => "expected xdp, tc-ingress or tc-egress",
             _ => message,
         };

@@ -5,7 +5,8 @@
 
 struct addr_id_params {
 	EMPTCP_LIST(__u8, ADDR_ID_MAX)
-	in EMPTCP_DOC("Address ids, of which the option has one") EMPTCP_REQUIRED;
+	in EMPTCP_DOC("Address ids, of which the option has one") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("addr_id");
 };
 
 /* Options of 4 bytes: as many as there is room for. */

@@ -9,10 +9,11 @@ enum age_of {
 };
 
 struct age_params {
-	emptcp_time min EMPTCP_DOC("Least age") EMPTCP_DEFAULT("0");
-	emptcp_time max EMPTCP_DOC("Largest age") EMPTCP_DEFAULT("5000000h");
+	emptcp_time min EMPTCP_DOC("Least age") EMPTCP_DEFAULT("0") EMPTCP_EVENT_FACT("age:min");
+	emptcp_time max EMPTCP_DOC("Largest age") EMPTCP_DEFAULT("5000000h")
+		EMPTCP_EVENT_FACT("age:max");
 	enum age_of of EMPTCP_DOC("Whose age, since the first packet of its handshake")
-		EMPTCP_DEFAULT("subflow");
+		EMPTCP_DEFAULT("subflow") EMPTCP_EVENT_FACT("of");
 };
 
 static __always_inline int age_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,

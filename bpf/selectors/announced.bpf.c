@@ -20,14 +20,16 @@ enum announced_echo {
 
 struct announced_params {
 	emptcp_prefixes
-		in EMPTCP_DOC("Addresses and prefixes, of which one holds what is announced");
+		in EMPTCP_DOC("Addresses and prefixes, of which one holds what is announced")
+			EMPTCP_EVENT_FACT("announced");
 	emptcp_port_ranges ports EMPTCP_DOC("Ports and ranges; an ADD_ADDR without a port, which "
-					    "means that of the subflow, does not match");
+					    "means that of the subflow, does not match")
+		EMPTCP_EVENT_FACT("announced_port");
 	EMPTCP_SET(enum announced_set)
 	sets EMPTCP_DOC("Sets of addresses, besides those of in: RFC 1918, link-local addresses of "
 			"both families, fc00::/7");
 	enum announced_echo echo EMPTCP_DOC("Announcements (no), their confirmations (yes) or both")
-		EMPTCP_DEFAULT("no");
+		EMPTCP_DEFAULT("no") EMPTCP_EVENT_FACT("echo");
 };
 
 struct {

@@ -2,7 +2,8 @@
 #include <emptcp/module.h>
 
 struct backup_params {
-	emptcp_bool set EMPTCP_DOC("Value of the B bit") EMPTCP_DEFAULT("true");
+	emptcp_bool set EMPTCP_DOC("Value of the B bit") EMPTCP_DEFAULT("true")
+		EMPTCP_EVENT_FACT("backup");
 };
 
 static __always_inline int backup_visit(const struct tcpopt *opt, void *arg)

@@ -10,12 +10,13 @@ enum conn_bytes_direction {
 };
 
 struct conn_bytes_params {
-	emptcp_bytes min EMPTCP_DOC("Least number of bytes") EMPTCP_DEFAULT("0");
+	emptcp_bytes min EMPTCP_DOC("Least number of bytes") EMPTCP_DEFAULT("0")
+		EMPTCP_EVENT_FACT("conn_bytes:min");
 	emptcp_bytes max EMPTCP_DOC("Largest number of bytes")
-		EMPTCP_DEFAULT("18446744073709551615");
+		EMPTCP_DEFAULT("18446744073709551615") EMPTCP_EVENT_FACT("conn_bytes:max");
 	enum conn_bytes_direction direction
 		EMPTCP_DOC("What is counted: what the client sends, what the server sends, or both")
-			EMPTCP_DEFAULT("both");
+			EMPTCP_DEFAULT("both") EMPTCP_EVENT_FACT("direction");
 };
 
 static __always_inline int conn_bytes_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,

@@ -3,7 +3,8 @@
 #include <emptcp/tracked.h>
 
 struct connection_params {
-	emptcp_token token EMPTCP_DOC("Token of one of its ends") EMPTCP_REQUIRED;
+	emptcp_token token EMPTCP_DOC("Token of one of its ends") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("token");
 };
 
 struct {

@@ -4,7 +4,8 @@
 #include <emptcp/tables.h>
 
 struct dport_params {
-	emptcp_port_ranges in EMPTCP_DOC("Destination ports and ranges of ports") EMPTCP_REQUIRED;
+	emptcp_port_ranges in EMPTCP_DOC("Destination ports and ranges of ports") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("dport");
 };
 
 struct {

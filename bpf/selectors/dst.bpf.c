@@ -4,7 +4,8 @@
 #include <emptcp/tables.h>
 
 struct dst_params {
-	emptcp_prefixes in EMPTCP_DOC("Destination addresses and prefixes") EMPTCP_REQUIRED;
+	emptcp_prefixes in EMPTCP_DOC("Destination addresses and prefixes") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("dst");
 };
 
 struct {

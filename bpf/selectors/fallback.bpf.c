@@ -13,7 +13,7 @@ struct fallback_params {
 	any EMPTCP_DOC(
 		"Causes, of which one; none: whatever it was. synack, ack: the handshake went "
 		"on without MP_CAPABLE; data: the first data had neither MP_CAPABLE nor "
-		"DSS; fail: MP_FAIL");
+		"DSS; fail: MP_FAIL") EMPTCP_EVENT_FACT("fallback");
 };
 
 static __always_inline int fallback_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,

@@ -2,9 +2,12 @@
 #include <emptcp/module.h>
 
 struct ip_pair_params {
-	struct emptcp_prefix src EMPTCP_DOC("Source address or prefix") EMPTCP_REQUIRED;
-	struct emptcp_prefix dst EMPTCP_DOC("Destination address or prefix") EMPTCP_REQUIRED;
-	emptcp_bool either EMPTCP_DOC("Match both directions") EMPTCP_DEFAULT("false");
+	struct emptcp_prefix src EMPTCP_DOC("Source address or prefix") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("src");
+	struct emptcp_prefix dst EMPTCP_DOC("Destination address or prefix") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("dst");
+	emptcp_bool either EMPTCP_DOC("Match both directions") EMPTCP_DEFAULT("false")
+		EMPTCP_EVENT_FACT("either");
 };
 
 static __always_inline int ip_pair_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,

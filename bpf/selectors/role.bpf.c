@@ -14,9 +14,10 @@ enum role_of {
 };
 
 struct role_params {
-	enum role_end is EMPTCP_DOC("Who sends the packet") EMPTCP_REQUIRED;
+	enum role_end is EMPTCP_DOC("Who sends the packet") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("sender");
 	enum role_of of EMPTCP_DOC("Whose client: who opened the connection, or this subflow")
-		EMPTCP_DEFAULT("connection");
+		EMPTCP_DEFAULT("connection") EMPTCP_EVENT_FACT("of");
 };
 
 static __always_inline int role_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,

@@ -4,7 +4,8 @@
 #include <emptcp/tables.h>
 
 struct sport_params {
-	emptcp_port_ranges in EMPTCP_DOC("Source ports and ranges of ports") EMPTCP_REQUIRED;
+	emptcp_port_ranges in EMPTCP_DOC("Source ports and ranges of ports") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("sport");
 };
 
 struct {

@@ -3,11 +3,14 @@
 #include <emptcp/tables.h>
 
 struct subflow_params {
-	struct emptcp_addr src EMPTCP_DOC("Source address") EMPTCP_REQUIRED;
-	struct emptcp_addr dst EMPTCP_DOC("Destination address") EMPTCP_REQUIRED;
-	emptcp_port sport EMPTCP_DOC("Source port") EMPTCP_REQUIRED;
-	emptcp_port dport EMPTCP_DOC("Destination port") EMPTCP_REQUIRED;
-	emptcp_bool either EMPTCP_DOC("Match both directions") EMPTCP_DEFAULT("false");
+	struct emptcp_addr src EMPTCP_DOC("Source address") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("src");
+	struct emptcp_addr dst EMPTCP_DOC("Destination address") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("dst");
+	emptcp_port sport EMPTCP_DOC("Source port") EMPTCP_REQUIRED EMPTCP_EVENT_FACT("sport");
+	emptcp_port dport EMPTCP_DOC("Destination port") EMPTCP_REQUIRED EMPTCP_EVENT_FACT("dport");
+	emptcp_bool either EMPTCP_DOC("Match both directions") EMPTCP_DEFAULT("false")
+		EMPTCP_EVENT_FACT("either");
 };
 
 struct {

@@ -14,13 +14,14 @@ enum subflow_bytes_direction {
 };
 
 struct subflow_bytes_params {
-	emptcp_bytes min EMPTCP_DOC("Least number of bytes") EMPTCP_DEFAULT("0");
+	emptcp_bytes min EMPTCP_DOC("Least number of bytes") EMPTCP_DEFAULT("0")
+		EMPTCP_EVENT_FACT("subflow_bytes:min");
 	emptcp_bytes max EMPTCP_DOC("Largest number of bytes")
-		EMPTCP_DEFAULT("18446744073709551615");
+		EMPTCP_DEFAULT("18446744073709551615") EMPTCP_EVENT_FACT("subflow_bytes:max");
 	enum subflow_bytes_direction direction EMPTCP_DOC(
 		"What is counted: what the client of the connection sends (up), what its "
 		"server sends (down), the direction of this packet, the one against it "
-		"(reply), or both") EMPTCP_DEFAULT("both");
+		"(reply), or both") EMPTCP_DEFAULT("both") EMPTCP_EVENT_FACT("direction");
 };
 
 /* Without what was sent again. */

@@ -2,8 +2,9 @@
 #include <emptcp/tracked.h>
 
 struct subflow_count_params {
-	__u32 min EMPTCP_DOC("Least number") EMPTCP_DEFAULT("0");
-	__u32 max EMPTCP_DOC("Largest number") EMPTCP_DEFAULT("4294967295");
+	__u32 min EMPTCP_DOC("Least number") EMPTCP_DEFAULT("0") EMPTCP_EVENT_FACT("count:min");
+	__u32 max EMPTCP_DOC("Largest number") EMPTCP_DEFAULT("4294967295")
+		EMPTCP_EVENT_FACT("count:max");
 };
 
 static __always_inline int subflow_count_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,

@@ -2,8 +2,9 @@
 #include <emptcp/tracked.h>
 
 struct subflow_index_params {
-	__u8 min EMPTCP_DOC("Least number; the first subflow has 0") EMPTCP_DEFAULT("0");
-	__u8 max EMPTCP_DOC("Largest number") EMPTCP_DEFAULT("255");
+	__u8 min EMPTCP_DOC("Least number; the first subflow has 0") EMPTCP_DEFAULT("0")
+		EMPTCP_EVENT_FACT("index:min");
+	__u8 max EMPTCP_DOC("Largest number") EMPTCP_DEFAULT("255") EMPTCP_EVENT_FACT("index:max");
 };
 
 static __always_inline int subflow_index_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,

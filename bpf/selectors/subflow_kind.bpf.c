@@ -8,7 +8,7 @@ enum subflow_kind_name {
 
 struct subflow_kind_params {
 	enum subflow_kind_name is EMPTCP_DOC("initial: began with MP_CAPABLE; joined: with MP_JOIN")
-		EMPTCP_REQUIRED;
+		EMPTCP_REQUIRED EMPTCP_EVENT_FACT("kind");
 };
 
 static __always_inline int subflow_kind_match(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,

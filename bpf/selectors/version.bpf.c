@@ -8,7 +8,8 @@ enum version_number {
 
 struct version_params {
 	EMPTCP_SET(enum version_number)
-	any EMPTCP_DOC("Versions, of which the option has one") EMPTCP_REQUIRED;
+	any EMPTCP_DOC("Versions, of which the option has one") EMPTCP_REQUIRED
+		EMPTCP_EVENT_FACT("version");
 };
 
 static __always_inline int version_visit(const struct tcpopt *opt, void *arg)

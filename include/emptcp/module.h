@@ -106,6 +106,23 @@
  * can take them. */
 #define EMPTCP_LEAVES_BY EMPTCP_TAG("leaves-by")
 
+/**
+ * At a parameter of a selector: what an event tells is compared with it, where `emptcp monitor
+ * --select` asks events instead of packets. Each parameter that selects needs one; what an event
+ * does not tell stays open. fact is one of
+ *
+ * - src, dst, announced (addresses, prefixes or lists of them), sport, dport, announced_port
+ * (ports, ranges or lists), token (emptcp_token), addr_id (numbers or a list): one of these;
+ * - sender (client, server), kind (initial, joined), fallback, version (v0, v1), echo (no, yes; any
+ *   demands nothing): of an enum or EMPTCP_SET() by these names; backup: emptcp_bool;
+ * - index, count, subflow_bytes, conn_bytes, age (emptcp_time) with ":min" or ":max": a bound;
+ * - of (connection, subflow), direction (both, up, down, packet, reply), either (emptcp_bool): what
+ *   the others mean.
+ *
+ * What the first one is about must be told at all, also where a list or set is empty.
+ */
+#define EMPTCP_EVENT_FACT(fact) EMPTCP_TAG("event:" fact)
+
 /** A map that takes the items of the list of this name where they are too many for the parameters.
  */
 #define EMPTCP_TABLE_OF(list) EMPTCP_TAG("table-of:" #list)

@@ -61,6 +61,9 @@ fn print(module: &Module, files: &[PathBuf]) {
     for file in files {
         println!("  from {}", file.display());
     }
+    if module.asks_events() {
+        println!("  can be asked of events (emptcp monitor --select)");
+    }
     if let Some(warns) = &module.warns {
         println!("  note: {warns}");
     }
@@ -135,6 +138,7 @@ fn describe(module: &Module, files: &[PathBuf]) -> Value {
             "fq": module.flags.fq,
             "tracked": module.flags.tracked,
         },
+        "events": module.asks_events(),
         "warns": module.warns,
         "params": params,
         "builtin": files.is_empty(),

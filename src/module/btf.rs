@@ -178,6 +178,9 @@ pub(super) fn read(btf: &Btf<'_>) -> Result<Object, Problem> {
             edits_if: member_tags.contains_key("edits-if"),
             leaves_by: member_tags.contains_key("leaves-by"),
             tracked_unless: member_tags.contains_key("tracked-unless"),
+            event: (member_tags.get("event").map(|fact| fact.parse()))
+                .transpose()
+                .map_err(|e| format!("parameter {member_name} of module {name}: {e}"))?,
             name: member_name,
         });
     }
@@ -401,6 +404,7 @@ fn table_params(
             edits_if: false,
             leaves_by: false,
             tracked_unless: false,
+            event: None,
             name,
         });
     }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::EventFact;
+
 /// Major and minor number of a kernel release, as in `5.10`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelVersion(pub u16, pub u16);
@@ -155,6 +157,18 @@ impl Module {
         self.name == name || self.alias.as_deref() == Some(name)
     }
 
+    /// Whether events can be asked what it asks of packets.
+    pub fn asks_events(&self) -> bool {
+        let is_asked = |param: &Param| {
+            let fact = param.event;
+            matches!(
+                fact,
+                Some(EventFact::Is(_) | EventFact::Least(_) | EventFact::Most(_))
+            )
+        };
+        self.kind == Kind::Selector && self.params.iter().any(is_asked)
+    }
+
     /// Whether a step goes by what the tracker remembers, by which parameters are given in it.
     pub fn is_tracked(&self, is_given: impl Fn(&str) -> bool) -> bool {
         let mut without = self.params.iter().filter(|param| param.tracked_unless);
@@ -194,6 +208,8 @@ pub struct Param {
     /// Without it the step goes by what the tracker remembers (`EMPTCP_TRACKED_UNLESS`); its bits
     /// are all set then.
     pub tracked_unless: bool,
+    /// What of an event it is compared with (`EMPTCP_EVENT_FACT`).
+    pub event: Option<EventFact>,
 }
 
 /// The vocabulary of parameter types (`include/emptcp/types.h`).

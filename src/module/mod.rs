@@ -4,6 +4,7 @@
 
 mod btf;
 mod desc;
+mod fact;
 mod folder;
 mod packed;
 mod registry;
@@ -17,6 +18,8 @@ pub use desc::Module;
 pub use desc::Param;
 pub use desc::TableKey;
 pub use desc::Type;
+pub use fact::EventFact;
+pub use fact::Fact;
 pub use registry::Family;
 pub use registry::Field;
 pub use registry::MapInfo;

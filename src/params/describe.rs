@@ -56,6 +56,12 @@ pub fn check_description(module: &Module) -> Vec<String> {
                 )),
             }
         }
+        if param.event.is_some_and(|fact| !fact.fits(&param.ty)) {
+            errors.push(format!(
+                "{name}: its EMPTCP_EVENT_FACT is of another type than {}",
+                param.ty
+            ));
+        }
         check_bounds(param, &mut errors);
         if param.tracked_unless && !has_room_for_absence(param) {
             errors.push(format!(

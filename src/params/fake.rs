@@ -68,6 +68,7 @@ impl Module {
             edits_if: false,
             leaves_by: false,
             tracked_unless: false,
+            event: None,
         });
         self
     }
@@ -83,6 +84,10 @@ impl Module {
 
     pub(crate) fn tracked_unless(self) -> Self {
         self.last(|param| param.tracked_unless = true)
+    }
+
+    pub(crate) fn event(self, fact: &str) -> Self {
+        self.last(|param| param.event = Some(fact.parse().unwrap()))
     }
 
     pub(crate) fn required(self) -> Self {
