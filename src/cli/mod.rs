@@ -15,6 +15,7 @@ mod explain;
 mod inject;
 mod modules;
 mod monitor;
+mod notices;
 mod privilege;
 mod reader;
 mod replay;

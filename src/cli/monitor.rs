@@ -7,13 +7,17 @@ use std::thread;
 use anyhow::Result;
 
 use super::Done;
+use super::notices::Notices;
+use super::notices::is_of_packets;
 use super::reader::Names;
 use super::reader::PAUSE;
 use super::reader::end_signals;
 use crate::capture::Source;
 use crate::datapath::Monitor;
+use crate::datapath::time_now;
 use crate::event::Event;
 use crate::event::Filter;
+use crate::event::Notice;
 use crate::event::Type;
 use crate::event::line;
 use crate::event::object;
@@ -39,6 +43,9 @@ pub(super) struct Args {
     /// With this port at either end of the subflow; may be repeated.
     #[arg(long, value_name = "PORT")]
     port: Vec<u16>,
+    /// At this interface, a name or a pattern such as "wwan*"; may be repeated.
+    #[arg(long, value_name = "INTERFACE")]
+    dev: Vec<String>,
 }
 
 fn token(text: &str) -> Result<u32, String> {
@@ -54,10 +61,18 @@ fn prefix(text: &str) -> Result<Prefix, String> {
     quantity::prefix(&literal(text, &Place::root(""))).map_err(|e| e.message)
 }
 
+impl Args {
+    fn wants(&self, r#type: Type) -> bool {
+        self.types.is_empty() || self.types.contains(&r#type)
+    }
+}
+
 pub(super) fn run(json: bool, args: &Args) -> Result<Done> {
     let signals = end_signals()?;
-    let mut monitor = Monitor::open()?;
-    eprintln!("emptcp: monitoring, until a signal (Ctrl-C) ends it");
+    let of_packets = args.types.is_empty() || args.types.iter().copied().any(is_of_packets);
+    let mut monitor = of_packets.then(Monitor::open).transpose()?;
+    let mut notices = Notices::default();
+    notices.want(args.wants(Type::Link), args.wants(Type::Reason))?;
     let mut sink = Sink {
         json,
         filter: Filter {
@@ -65,27 +80,36 @@ pub(super) fn run(json: bool, args: &Args) -> Result<Done> {
             tokens: args.token.clone(),
             addresses: args.address.clone(),
             ports: args.port.clone(),
+            interfaces: args.dev.clone(),
         },
         most: args.count,
         names: Names::learn()?,
         written: 0,
         lost: 0,
     };
+    eprintln!("emptcp: monitoring, until a signal (Ctrl-C) ends it");
     let mut gone = false;
     while !sink.is_full() && signals.read_signal()?.is_none() {
         let before = sink.written;
-        gone = !monitor.read(&mut |event, source| sink.event(event, source))? && !sink.is_full();
-        if gone {
-            break;
+        if let Some(monitor) = &mut monitor {
+            gone =
+                !monitor.read(&mut |event, source| sink.event(event, source))? && !sink.is_full();
+            if gone {
+                break;
+            }
+            sink.lost(monitor)?;
         }
-        sink.lost(&monitor)?;
+        sink.notices(notices.look(false)?)?;
         io::stdout().flush()?;
         if sink.written == before {
             thread::sleep(PAUSE);
         }
     }
-    monitor.end(&mut |event, source| sink.event(event, source))?;
-    sink.lost(&monitor)?;
+    if let Some(monitor) = &mut monitor {
+        monitor.end(&mut |event, source| sink.event(event, source))?;
+        sink.lost(monitor)?;
+    }
+    sink.notices(notices.look(true)?)?;
     io::stdout().flush()?;
     eprintln!("emptcp: {} events, {} lost", sink.written, sink.lost);
     if gone {
@@ -117,6 +141,9 @@ impl Sink {
             return Ok(true);
         }
         let name = self.names.name_of(event.ifindex)?;
+        if !self.filter.is_at(&name) {
+            return Ok(true);
+        }
         let mut out = io::stdout().lock();
         if self.json {
             writeln!(out, "{}", object(event, &name, source))?;
@@ -125,6 +152,27 @@ impl Sink {
         }
         self.written += 1;
         Ok(!self.is_full())
+    }
+
+    /// Writes what is told beside events of packets.
+    fn notices(&mut self, notices: Vec<Notice>) -> Result<()> {
+        for notice in notices {
+            if self.is_full() {
+                break;
+            }
+            if !self.filter.takes_notice(&notice) {
+                continue;
+            }
+            let time = time_now()?;
+            let mut out = io::stdout().lock();
+            if self.json {
+                writeln!(out, "{}", notice.object(time))?;
+            } else {
+                writeln!(out, "{}", notice.line(time))?;
+            }
+            self.written += 1;
+        }
+        Ok(())
     }
 
     /// Writes how many were lost, where it has become more.

@@ -345,3 +345,12 @@ pub(super) fn epoch() -> Result<u64> {
     let now = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
     Ok(now.wrapping_sub(sys::boot_time()?))
 }
+
+/// The time, in nanoseconds since 1970.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(crate) fn time_now() -> Result<u64> {
+    Ok(epoch()?.wrapping_add(sys::boot_time()?))
+}

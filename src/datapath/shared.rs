@@ -144,6 +144,11 @@ pub(super) fn open_or_create(home: &Home, steps: u32) -> Result<Shared> {
     })
 }
 
+/// The counters of reasons of a policy, if there is one.
+pub(super) fn open_reasons(home: &Home) -> Result<Option<MapHandle>> {
+    open_map(&home.join(REASONS))
+}
+
 /// The maps that all steps of a policy share, if they are all there.
 pub(super) fn open_shared(home: &Home, stored: &Stored) -> Result<Option<Shared>> {
     let open = |name: &str| open_map(&home.join(name));

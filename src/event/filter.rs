@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use super::Detail;
 use super::Event;
+use super::Notice;
 use super::Type;
+use crate::policy::glob_matches;
 use crate::policy::quantity::Prefix;
 
 /// Events that are wanted: all that are so; what is empty asks for nothing.
@@ -18,9 +20,12 @@ pub(crate) struct Filter {
     pub(crate) addresses: Vec<Prefix>,
     /// With one of these ports at either end.
     pub(crate) ports: Vec<u16>,
+    /// At an interface of one of these names or patterns.
+    pub(crate) interfaces: Vec<String>,
 }
 
 impl Filter {
+    /// Whether it takes an event, but for the interface, whose name an event does not have.
     pub(crate) fn takes(&self, event: &Event) -> bool {
         let tokens = [event.token, event.client_token];
         let mut addresses = vec![event.src.ip(), event.dst.ip()];
@@ -35,6 +40,22 @@ impl Filter {
             })
             && is_any(&self.ports, |wanted| ports.contains(wanted))
     }
+
+    /// Whether it takes what happens at the interface of this name.
+    pub(crate) fn is_at(&self, interface: &str) -> bool {
+        is_any(&self.interfaces, |wanted| glob_matches(wanted, interface))
+    }
+
+    /// Whether it takes what is no event of a packet: that has no subflow and no connection.
+    pub(crate) fn takes_notice(&self, notice: &Notice) -> bool {
+        let of_any_subflow =
+            self.tokens.is_empty() && self.addresses.is_empty() && self.ports.is_empty();
+        let is_there = match notice.interface() {
+            Some(interface) => self.is_at(interface),
+            None => self.interfaces.is_empty(),
+        };
+        of_any_subflow && is_there && is_any(&self.types, |wanted| *wanted == notice.r#type())
+    }
 }
 
 fn is_any<T>(wanted: &[T], so: impl FnMut(&T) -> bool) -> bool {
@@ -42,7 +63,7 @@ fn is_any<T>(wanted: &[T], so: impl FnMut(&T) -> bool) -> bool {
 }
 
 /// Whether an address lies in a prefix.
-fn holds(prefix: &Prefix, addr: IpAddr) -> bool {
+pub(super) fn holds(prefix: &Prefix, addr: IpAddr) -> bool {
     if prefix.is_ipv4() != addr.is_ipv4() {
         return false;
     }
@@ -100,6 +121,41 @@ mod tests {
             ..Filter::default()
         };
         assert!(!wants(both));
+    }
+
+    #[test]
+    fn interfaces_and_notices() {
+        let at = |names: &[&str]| Filter {
+            interfaces: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Filter::default()
+        };
+        let link = |name: &str| {
+            Notice::Link(super::super::LinkChange {
+                interface: name.to_owned(),
+                ifindex: 2,
+                state: super::super::LinkState::Up,
+            })
+        };
+        let reason = Notice::Reason {
+            hook: crate::module::Hook::Xdp,
+            reason: "truncated".to_owned(),
+            packets: 1,
+            total: 1,
+        };
+        assert!(at(&["p0", "wwan*"]).is_at("wwan1") && !at(&["wwan*"]).is_at("p0"));
+        assert!(at(&[]).takes_notice(&link("p0")) && at(&[]).takes_notice(&reason));
+        assert!(at(&["p*"]).takes_notice(&link("p0")) && !at(&["p1"]).takes_notice(&link("p0")));
+        assert!(!at(&["p*"]).takes_notice(&reason));
+        let links = Filter {
+            types: vec![Type::Link],
+            ..Filter::default()
+        };
+        assert!(links.takes_notice(&link("p0")) && !links.takes_notice(&reason));
+        let of_port = Filter {
+            ports: vec![80],
+            ..Filter::default()
+        };
+        assert!(!of_port.takes_notice(&link("p0")));
     }
 
     #[test]

@@ -2,9 +2,16 @@
 //! of them are wanted, and what is written of them. Pure.
 
 mod filter;
+mod notice;
 mod text;
 
 pub(crate) use self::filter::Filter;
+#[cfg(test)]
+pub(crate) use self::notice::LinkChange;
+#[cfg(test)]
+pub(crate) use self::notice::LinkState;
+pub(crate) use self::notice::Notice;
+pub(crate) use self::notice::link_changes;
 pub(crate) use self::text::line;
 pub(crate) use self::text::lost;
 pub(crate) use self::text::object;
@@ -39,6 +46,10 @@ pub(crate) enum Type {
     Threshold,
     /// A quota of the policy is used up.
     Quota,
+    /// A network interface came, went, or is up or down now.
+    Link,
+    /// Packets that could not be treated, by reason.
+    Reason,
 }
 
 impl Type {

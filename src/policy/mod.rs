@@ -97,6 +97,7 @@ pub(crate) use parse::TABLE_FIELDS;
 pub(crate) use parse::one_of;
 pub use parse::parse;
 pub use pattern::InterfacePattern;
+pub(crate) use pattern::glob_matches;
 pub use resolve::ResolvedChain;
 pub use resolve::ResolvedExpr;
 pub use resolve::ResolvedStep;

@@ -25,6 +25,7 @@ mod interfaces;
 mod killed;
 mod least;
 mod life;
+mod links;
 mod loaded;
 mod many;
 mod monitor;

@@ -31,10 +31,10 @@ use super::rig::Tc;
 use super::rig::wait_for;
 use super::traffic::frame;
 
-const PORT: u16 = 5001;
-const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const PORT: u16 = 5001;
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
-fn rig() -> Rig {
+pub(super) fn rig() -> Rig {
     let rig = Rig::new(2, Tc::Tcx);
     for netns in [&rig.near, &rig.far] {
         netns.sh(
@@ -46,29 +46,35 @@ fn rig() -> Rig {
 }
 
 /// Puts a policy in force that tracks at both links.
-fn track(rig: &Rig, chains: &Value) {
+pub(super) fn track(rig: &Rig, chains: &Value) {
     let text = json!({ "version": 1, "track": ["p0", "p1"], "chains": chains });
     let path = rig.folder.write("track.json", text.to_string());
     rig.run(&["apply", path.to_str().unwrap()]).ok();
 }
 
 /// A connection; `near` is the client.
-struct Connection {
-    near: TcpStream,
+pub(super) struct Connection {
+    pub(super) near: TcpStream,
     far: TcpStream,
     /// While it is there, others can join.
     listener: TcpListener,
+    port: u16,
 }
 
 impl Connection {
     fn open(rig: &Rig, v6: bool) -> Self {
+        Self::open_at(rig, v6, PORT)
+    }
+
+    /// To this port of the server.
+    pub(super) fn open_at(rig: &Rig, v6: bool, port: u16) -> Self {
         let (any, to) = match v6 {
             false => ("0.0.0.0", "10.77.0.1"),
             true => ("::", "fd77:0::1"),
         };
         let any = any.parse().unwrap();
-        let listener = (rig.far).within(|| TcpListener::from(raw::mptcp_listener(any, PORT)));
-        let to = SocketAddr::new(to.parse().unwrap(), PORT);
+        let listener = (rig.far).within(|| TcpListener::from(raw::mptcp_listener(any, port)));
+        let to = SocketAddr::new(to.parse().unwrap(), port);
         let near = (rig.near).within(|| TcpStream::from(raw::mptcp_connect(to)));
         let (far, _) = listener.accept().unwrap();
         for stream in [&near, &far] {
@@ -79,17 +85,18 @@ impl Connection {
             near,
             far,
             listener,
+            port,
         }
     }
 
     /// So many bytes there, and as many back.
-    fn exchange(&mut self, bytes: usize) {
+    pub(super) fn exchange(&mut self, bytes: usize) {
         pass(&mut self.near, &mut self.far, bytes);
         pass(&mut self.far, &mut self.near, bytes);
     }
 
     /// The client closes first.
-    fn close(mut self) {
+    pub(super) fn close(mut self) {
         self.near.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(self.far.read(&mut [0]).unwrap(), 0);
         drop(self.far);
@@ -107,7 +114,7 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) {
 }
 
 /// The token that `ss` has for the connection of this end.
-fn token(netns: &Netns) -> String {
+pub(super) fn token(netns: &Netns) -> String {
     let all = netns.sh("ss -HMni state established");
     let mut words = all.split_whitespace();
     let token = words.find_map(|w| w.strip_prefix("token:")).unwrap();
@@ -115,14 +122,14 @@ fn token(netns: &Netns) -> String {
 }
 
 /// Lines of JSON.
-fn events(out: &str) -> Vec<Value> {
+pub(super) fn events(out: &str) -> Vec<Value> {
     out.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
         .collect()
 }
 
 /// Type and what became, of those with a token or, if it is `None`, all.
-fn story(events: &[Value]) -> Vec<String> {
+pub(super) fn story(events: &[Value]) -> Vec<String> {
     let word = |value: &Value| value.as_str().map(str::to_owned);
     let say = |e: &Value| {
         let words = [word(&e["type"]), word(&e["event"]), word(&e["kind"])];
@@ -397,17 +404,17 @@ fn root_monitor_tells_of_fallback_and_reset() {
 
 /// Packets with MP_PRIO on the first link, into a connection that the tracker knows; the kernel
 /// drops them, for their sequence numbers are of another time.
-struct Flood {
+pub(super) struct Flood {
     socket: Frames,
     frame: Vec<u8>,
 }
 
 impl Flood {
-    fn of(rig: &Rig, connection: &Connection) -> Self {
+    pub(super) fn of(rig: &Rig, connection: &Connection) -> Self {
         let port = connection.near.local_addr().unwrap().port();
         let mut frame = frame(
             Family::Ip4,
-            json!({ "tcp": { "sport": PORT, "dport": port, "flags": "A",
+            json!({ "tcp": { "sport": connection.port, "dport": port, "flags": "A",
                 "options": [{ "timestamps": [1, 2] }, { "mp_prio": { "backup": true } }] } }),
         );
         // Addresses of the builder's hosts, and a checksum that is nobody's.
@@ -418,7 +425,7 @@ impl Flood {
     }
 
     /// Sends so many, in small bursts.
-    fn send(&self, count: u64) {
+    pub(super) fn send(&self, count: u64) {
         for number in 0..count {
             assert!(self.socket.send(&self.frame));
             if number % 32 == 31 {

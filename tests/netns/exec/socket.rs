@@ -144,3 +144,45 @@ fn root_exec_socket_is_for_some() {
     rig.run(&["run", "--exec", "/bin/true", "--user", "nosuch"])
         .fails(&["nosuch"]);
 }
+
+/// Links are told without a policy, and beside another reader of events.
+#[test]
+fn root_exec_is_told_of_links() {
+    let rig = rig();
+    let path = socket(&rig);
+    let daemon = run(&rig, &["--socket", path.to_str().unwrap()]);
+    crate::links::links_are_up(&rig);
+    let mut client = Client::connect(&rig);
+    ok(&client.ask(json!({ "cmd": "subscribe", "events": ["link", "reason"] })));
+    for (command, event, up) in [
+        ("ip link set p1 down", "down", false),
+        ("ip link set p1 up", "up", true),
+        ("ip link del p1", "gone", false),
+    ] {
+        rig.near.sh(command);
+        let told = client.next();
+        assert_eq!(
+            [
+                &told["type"],
+                &told["interface"],
+                &told["event"],
+                &told["up"]
+            ],
+            [&json!("link"), &json!("p1"), &json!(event), &json!(up)],
+            "{told}"
+        );
+    }
+    policy_at_p0(&rig);
+    let monitor = crate::reader::Reader::start(&rig, "m", &["monitor", "prio"]);
+    monitor.end();
+    drop(client);
+    let (_, err) = daemon.end();
+    assert!(!err.contains("events:"), "{err}");
+}
+
+/// One that tracks.
+fn policy_at_p0(rig: &Rig) {
+    let text = json!({ "version": 1, "track": ["p0"] }).to_string();
+    let path = rig.folder.write("p0.json", text);
+    rig.run(&["apply", path.to_str().unwrap()]).ok();
+}

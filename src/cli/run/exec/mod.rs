@@ -4,6 +4,7 @@
 
 mod args;
 mod guard;
+mod notify;
 mod obey;
 mod peer;
 mod program;

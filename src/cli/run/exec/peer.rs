@@ -12,6 +12,7 @@ use std::time::Instant;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::cli::notices::is_of_packets;
 use crate::event::Type;
 use crate::exec::Answer;
 use crate::exec::Bucket;
@@ -40,6 +41,13 @@ pub(super) struct Wants {
     pub(super) metrics: bool,
     pub(super) changed_only: bool,
     pub(super) kernel: bool,
+}
+
+impl Wants {
+    /// Whether it wants events that come from packets, for which there is one reader.
+    pub(super) fn of_packets(&self) -> bool {
+        self.events.iter().copied().any(is_of_packets)
+    }
 }
 
 /// A program.

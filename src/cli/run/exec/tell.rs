@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::notify::Notifier;
 use super::peer::Peer;
 use crate::cli::reader::Names;
 use crate::cli::reader::PAUSE;
@@ -34,6 +35,7 @@ pub(super) struct Teller {
     metrics: Metrics,
     interfaces: (Interfaces, Instant),
     events: Option<Events>,
+    notifier: Notifier,
     /// When events are read, or tried again.
     events_due: Instant,
     /// What went wrong last, so that it is said once.
@@ -76,6 +78,7 @@ impl Teller {
             metrics: Metrics::default(),
             interfaces: (Interfaces::default(), now),
             events: None,
+            notifier: Notifier::new(now),
             events_due: now,
             error: None,
         }
@@ -85,7 +88,8 @@ impl Teller {
     pub(super) fn due(&self, peers: &[Peer]) -> Option<Instant> {
         let metrics = peers.iter().any(|p| p.wants.metrics).then_some(self.due);
         let events = wants_events(peers).then_some(self.events_due);
-        metrics.into_iter().chain(events).min()
+        let notices = self.notifier.due(peers);
+        metrics.into_iter().chain(events).chain(notices).min()
     }
 
     pub(super) fn tell(&mut self, peers: &mut [Peer], now: Instant) {
@@ -97,6 +101,9 @@ impl Teller {
         {
             self.events = None;
             self.events_due = now + RETRY;
+            self.tell_error("events", &error, peers, |peer| peer.wants.of_packets());
+        }
+        if let Err(error) = self.notifier.tell(peers, now) {
             self.tell_error("events", &error, peers, |peer| {
                 !peer.wants.events.is_empty()
             });
@@ -166,7 +173,7 @@ impl Teller {
         if total > *before {
             let line = format!("{}\n", lost(monitor.now()?, total - *before, total));
             *before = total;
-            for peer in peers.iter_mut().filter(|p| !p.wants.events.is_empty()) {
+            for peer in peers.iter_mut().filter(|p| p.wants.of_packets()) {
                 peer.push(line.as_bytes());
             }
         }
@@ -240,5 +247,5 @@ impl Teller {
 }
 
 fn wants_events(peers: &[Peer]) -> bool {
-    peers.iter().any(|peer| !peer.wants.events.is_empty())
+    peers.iter().any(|peer| peer.wants.of_packets())
 }
