@@ -215,7 +215,7 @@ fn run(cli: Cli) -> Result<Done> {
         return inject::run(cli.json, args);
     }
     if let Verb::Monitor(args) = &cli.verb {
-        return monitor::run(cli.json, args);
+        return monitor::run(cli.json, &cli.modules, args);
     }
     if matches!(&cli.verb, Verb::Run(args) if args.is_guard()) {
         return run::guard();

@@ -1,30 +1,43 @@
 //! `emptcp monitor`
 
+use std::fs;
 use std::io;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::thread;
 
 use anyhow::Result;
 
 use super::Done;
+use super::add_modules;
 use super::notices::Notices;
 use super::notices::is_of_packets;
+use super::print_errors;
 use super::reader::Names;
 use super::reader::PAUSE;
 use super::reader::end_signals;
 use crate::capture::Source;
 use crate::datapath::Monitor;
+use crate::datapath::TrackLook;
+use crate::datapath::policy as policy_in_force;
 use crate::datapath::time_now;
 use crate::event::Event;
 use crate::event::Filter;
 use crate::event::Notice;
+use crate::event::Selection;
 use crate::event::Type;
 use crate::event::line;
 use crate::event::object;
+use crate::event::select;
+use crate::module::Registry;
 use crate::params::literal;
+use crate::policy::Diagnostic;
+use crate::policy::Fragment;
 use crate::policy::Place;
+use crate::policy::Policy;
 use crate::policy::quantity;
 use crate::policy::quantity::Prefix;
+use crate::policy::unchanged;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -46,6 +59,10 @@ pub(super) struct Args {
     /// At this interface, a name or a pattern such as "wwan*"; may be repeated.
     #[arg(long, value_name = "INTERFACE")]
     dev: Vec<String>,
+    /// That an expression of selectors takes for certain: JSON as in "select" of a policy, or
+    /// @FILE.
+    #[arg(long, value_name = "EXPR")]
+    select: Option<String>,
 }
 
 fn token(text: &str) -> Result<u32, String> {
@@ -65,9 +82,44 @@ impl Args {
     fn wants(&self, r#type: Type) -> bool {
         self.types.is_empty() || self.types.contains(&r#type)
     }
+
+    /// Reads the expression; the policy in force has the shared ones that it uses.
+    fn selection(&self, folders: &[PathBuf]) -> Result<Result<Selection, Vec<Diagnostic>>> {
+        let text = self.select.as_deref().unwrap_or_default();
+        let fragment = match text.strip_prefix('@') {
+            Some(file) => match fs::read(file) {
+                Ok(bytes) => Fragment {
+                    name: file.to_owned(),
+                    bytes,
+                },
+                Err(error) => {
+                    let message = format!("cannot be read: {error}");
+                    return Ok(Err(vec![Diagnostic::of_file(file, message)]));
+                }
+            },
+            None => Fragment {
+                name: "--select".to_owned(),
+                bytes: text.as_bytes().to_vec(),
+            },
+        };
+        let mut registry = Registry::builtin()?;
+        add_modules(&mut registry, folders)?;
+        let policy = match policy_in_force()? {
+            Some(in_force) => unchanged(&in_force.policy),
+            None => Ok(Policy::default()),
+        };
+        Ok(policy.and_then(|policy| select(&fragment, &policy, registry.modules())))
+    }
 }
 
-pub(super) fn run(json: bool, args: &Args) -> Result<Done> {
+pub(super) fn run(json: bool, folders: &[PathBuf], args: &Args) -> Result<Done> {
+    let selection = match &args.select {
+        Some(_) => match args.selection(folders)? {
+            Ok(selection) => Some(selection),
+            Err(errors) => return print_errors(json, &errors),
+        },
+        None => None,
+    };
     let signals = end_signals()?;
     let of_packets = args.types.is_empty() || args.types.iter().copied().any(is_of_packets);
     let mut monitor = of_packets.then(Monitor::open).transpose()?;
@@ -82,6 +134,8 @@ pub(super) fn run(json: bool, args: &Args) -> Result<Done> {
             ports: args.port.clone(),
             interfaces: args.dev.clone(),
         },
+        look: TrackLook::open()?,
+        selection,
         most: args.count,
         names: Names::learn()?,
         written: 0,
@@ -121,6 +175,8 @@ pub(super) fn run(json: bool, args: &Args) -> Result<Done> {
 struct Sink {
     json: bool,
     filter: Filter,
+    selection: Option<Selection>,
+    look: TrackLook,
     most: Option<u64>,
     names: Names,
     written: u64,
@@ -144,6 +200,11 @@ impl Sink {
         if !self.filter.is_at(&name) {
             return Ok(true);
         }
+        if let Some(selection) = &self.selection
+            && !selection.takes(event, &|event| self.look.look(event))?
+        {
+            return Ok(true);
+        }
         let mut out = io::stdout().lock();
         if self.json {
             writeln!(out, "{}", object(event, &name, source))?;
@@ -156,11 +217,12 @@ impl Sink {
 
     /// Writes what is told beside events of packets.
     fn notices(&mut self, notices: Vec<Notice>) -> Result<()> {
+        let taken = (self.selection.as_ref()).is_none_or(Selection::takes_anything);
         for notice in notices {
             if self.is_full() {
                 break;
             }
-            if !self.filter.takes_notice(&notice) {
+            if !taken || !self.filter.takes_notice(&notice) {
                 continue;
             }
             let time = time_now()?;

@@ -3,6 +3,7 @@
 
 mod filter;
 mod notice;
+mod select;
 mod text;
 
 pub(crate) use self::filter::Filter;
@@ -12,6 +13,9 @@ pub(crate) use self::notice::LinkChange;
 pub(crate) use self::notice::LinkState;
 pub(crate) use self::notice::Notice;
 pub(crate) use self::notice::link_changes;
+pub(crate) use self::select::Seen;
+pub(crate) use self::select::Selection;
+pub(crate) use self::select::select;
 pub(crate) use self::text::line;
 pub(crate) use self::text::lost;
 pub(crate) use self::text::object;
@@ -177,6 +181,8 @@ pub enum Side {
 pub struct Event {
     /// When, in nanoseconds since 1970 (UTC).
     pub time: u64,
+    /// The same on the clock of the tracker: nanoseconds of `CLOCK_BOOTTIME`.
+    pub boot_time: u64,
     /// Number of the step that told it.
     pub step: u32,
     /// Index of the interface.
@@ -244,6 +250,7 @@ impl Event {
         ];
         Some(Self {
             time: epoch.wrapping_add(head.time),
+            boot_time: head.time,
             step: head.step,
             ifindex: head.ifindex,
             zone: head.zone,

@@ -53,7 +53,7 @@ pub(crate) fn add_addr() -> Event {
     Event::parse(&add_addr_record(), 1000).unwrap()
 }
 
-fn subflow(what: u8, end: u8) -> Event {
+pub(crate) fn subflow(what: u8, end: u8) -> Event {
     let raw = abi::EventSubflow {
         event: begin(abi::RING_SUBFLOW, size_of::<abi::EventSubflow>()),
         bytes: [5, 6],

@@ -69,6 +69,32 @@ pub fn bind<'a>(
     }
 }
 
+/// Checks the steps of an expression that is of no chain, and encodes their parameters.
+///
+/// # Errors
+///
+/// As for [`bind`], of its steps.
+pub(crate) fn bind_expr(
+    policy: &Policy,
+    expr: &ResolvedExpr<'_>,
+    modules: &[Module],
+    interfaces: &dyn InterfaceResolver,
+) -> Result<BoundExpr, Vec<Diagnostic>> {
+    let mut binder = Binder {
+        policy,
+        modules,
+        interfaces,
+        errors: Vec::new(),
+    };
+    let bound = binder.expr(None, expr);
+    binder.errors.sort();
+    binder.errors.dedup();
+    match bound {
+        Some(bound) if binder.errors.is_empty() => Ok(bound),
+        _ => Err(binder.errors),
+    }
+}
+
 struct Binder<'a, 'b> {
     policy: &'a Policy,
     modules: &'b [Module],
@@ -85,12 +111,12 @@ impl<'a> Binder<'a, '_> {
                 return None;
             }
         };
-        let select = self.expr(chain, &resolved.select);
+        let select = self.expr(Some(chain), &resolved.select);
         // Every step is looked at, so that all errors are found.
         let act: Vec<Option<BoundStep>> = resolved
             .act
             .iter()
-            .map(|step| self.step(chain, step, Kind::Actor))
+            .map(|step| self.step(Some(chain), step, Kind::Actor))
             .collect();
         let act = act.into_iter().collect::<Option<Vec<_>>>();
         let (select, act) = (select?, act?);
@@ -117,7 +143,7 @@ impl<'a> Binder<'a, '_> {
         self.errors.push(Diagnostic::new(&behind.at, message));
     }
 
-    fn expr(&mut self, chain: &Chain, expr: &ResolvedExpr<'_>) -> Option<BoundExpr> {
+    fn expr(&mut self, chain: Option<&Chain>, expr: &ResolvedExpr<'_>) -> Option<BoundExpr> {
         let mut all = |parts: &[ResolvedExpr<'_>]| {
             let parts: Vec<_> = parts.iter().map(|part| self.expr(chain, part)).collect();
             parts.into_iter().collect::<Option<Vec<_>>>()
@@ -130,11 +156,21 @@ impl<'a> Binder<'a, '_> {
         })
     }
 
-    fn step(&mut self, chain: &Chain, step: &ResolvedStep<'_>, kind: Kind) -> Option<BoundStep> {
-        let awaited: Vec<_> = chain.while_up.iter().collect();
+    fn step(
+        &mut self,
+        chain: Option<&Chain>,
+        step: &ResolvedStep<'_>,
+        kind: Kind,
+    ) -> Option<BoundStep> {
+        let awaited: Vec<_> = chain.iter().flat_map(|chain| &chain.while_up).collect();
         let (module, params) = self.module_and_params(step.step, kind, &awaited)?;
         let (name, hooks) = (&self.modules[module].name, &self.modules[module].hooks);
-        for hook in chain.hooks.iter().filter(|hook| !hooks.contains(hook)) {
+        let wanted = chain.map(|chain| chain.hooks.iter().map(move |hook| (chain, hook)));
+        let missing = wanted
+            .into_iter()
+            .flatten()
+            .filter(|(_, hook)| !hooks.contains(hook));
+        for (chain, hook) in missing {
             let hooks: Vec<&str> = hooks.iter().map(|hook: &Hook| hook.name()).collect();
             let message = format!(
                 "{name} does not run at {}, a hook of the chain {:?}, but at {}",

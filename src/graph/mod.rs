@@ -16,6 +16,7 @@ mod values;
 mod tests;
 
 pub use bind::bind;
+pub(crate) use bind::bind_expr;
 pub use build::compile;
 pub use join::apart;
 pub use join::join;

@@ -6,6 +6,7 @@
 mod decode;
 mod describe;
 mod encode;
+mod items;
 mod scalar;
 mod table;
 
@@ -17,8 +18,10 @@ mod tests;
 pub use decode::decode;
 pub use describe::check_description;
 pub use encode::encode;
+pub(crate) use items::items;
 pub(crate) use scalar::bound;
 pub(crate) use scalar::default_value;
+pub(crate) use scalar::from_number;
 pub use scalar::literal;
 pub use table::decode_key;
 pub use table::decode_value;

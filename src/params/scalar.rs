@@ -63,7 +63,7 @@ pub(super) fn number(value: u64, size: usize) -> Vec<u8> {
 }
 
 /// The inverse of [`number`].
-pub(super) fn from_number(bytes: &[u8]) -> u64 {
+pub(crate) fn from_number(bytes: &[u8]) -> u64 {
     let shift = |value: u64, byte: &u8| (value << 8) | u64::from(*byte);
     if cfg!(target_endian = "little") {
         bytes.iter().rev().fold(0, shift)

@@ -96,6 +96,7 @@ pub(crate) use parse::FIELDS;
 pub(crate) use parse::TABLE_FIELDS;
 pub(crate) use parse::one_of;
 pub use parse::parse;
+pub(crate) use parse::parse_expr;
 pub use pattern::InterfacePattern;
 pub(crate) use pattern::glob_matches;
 pub use resolve::ResolvedChain;

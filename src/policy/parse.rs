@@ -26,6 +26,27 @@ pub fn parse(fragments: &[Fragment]) -> Result<Policy, Vec<Diagnostic>> {
     parser.finish()
 }
 
+/// Parses an expression that stands alone, as `select` of a chain.
+///
+/// # Errors
+///
+/// All that is wrong, sorted by place.
+pub(crate) fn parse_expr(text: &Fragment) -> Result<Expr, Vec<Diagnostic>> {
+    let (json, duplicates) = read(&text.name, &text.bytes).map_err(|error| vec![error])?;
+    let mut parser = Parser {
+        errors: duplicates,
+        ..Parser::default()
+    };
+    let expr = parser.expr(&json, 1);
+    match expr {
+        Some(expr) if parser.errors.is_empty() => Ok(expr),
+        _ => {
+            parser.errors.sort();
+            Err(parser.errors)
+        }
+    }
+}
+
 /// Parses a policy, and a file that holds one chain more, as it stands in `chains`.
 /// `replaced`: the chain whose place it takes; it has the same name.
 pub(super) fn parse_with_chain(

@@ -40,7 +40,8 @@ pub enum ResolvedExpr<'a> {
 }
 
 impl<'a> ResolvedExpr<'a> {
-    fn steps<'e>(&'e self, steps: &mut Vec<&'e ResolvedStep<'a>>) {
+    /// Adds its steps, as written.
+    pub(crate) fn steps<'e>(&'e self, steps: &mut Vec<&'e ResolvedStep<'a>>) {
         match self {
             ResolvedExpr::All(parts) | ResolvedExpr::Any(parts) => {
                 parts.iter().for_each(|part| part.steps(steps));
@@ -72,7 +73,7 @@ impl Policy {
     pub fn resolve<'a>(&'a self, chain: &'a Chain) -> Result<ResolvedChain<'a>, Diagnostic> {
         let mut resolver = Resolver {
             policy: self,
-            chain,
+            name: &chain.name,
             steps: 0,
         };
         let root = format!("{}/select", chain.name.value);
@@ -90,7 +91,25 @@ impl Policy {
         Ok(ResolvedChain { chain, select, act })
     }
 
-    /// An expression without `use`, its steps named by `key`; for shared ones that no chain uses.
+    /// An expression of no chain without `use`; `name` stands for that of its chain.
+    ///
+    /// # Errors
+    ///
+    /// A sub-policy that does not exist, or more steps than a chain may have.
+    pub(crate) fn resolve_expr<'a>(
+        &'a self,
+        expr: &'a Expr,
+        name: &'a Spanned<String>,
+    ) -> Result<ResolvedExpr<'a>, Diagnostic> {
+        let mut resolver = Resolver {
+            policy: self,
+            name,
+            steps: 0,
+        };
+        resolver.expr(expr, name.value.clone(), 1)
+    }
+
+    /// Steps of shared sub-policies, for those that no chain uses.
     pub(crate) fn shared_steps(&self) -> impl Iterator<Item = (&Step, crate::module::Kind)> {
         use crate::module::Kind;
         let mut steps = Vec::new();
@@ -114,7 +133,8 @@ impl Policy {
 
 struct Resolver<'a> {
     policy: &'a Policy,
-    chain: &'a Chain,
+    /// Of the chain.
+    name: &'a Spanned<String>,
     steps: usize,
 }
 
@@ -122,7 +142,7 @@ impl<'a> Resolver<'a> {
     fn step(&mut self, step: &'a Step, key: String) -> Result<ResolvedStep<'a>, Diagnostic> {
         self.steps += 1;
         if self.steps > MOST_STEPS {
-            return Err(too_many(&self.chain.name));
+            return Err(too_many(self.name));
         }
         Ok(ResolvedStep { step, key })
     }

@@ -49,6 +49,7 @@ mod restored;
 mod rig;
 mod rows;
 mod run;
+mod select;
 mod shared;
 mod soak;
 mod tables;
