@@ -4,6 +4,8 @@
 
 mod compile;
 mod facts;
+#[cfg(test)]
+mod rows;
 mod test;
 #[cfg(test)]
 mod tests;
