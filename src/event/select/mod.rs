@@ -5,6 +5,8 @@
 mod compile;
 mod facts;
 #[cfg(test)]
+mod property;
+#[cfg(test)]
 mod rows;
 mod test;
 #[cfg(test)]
