@@ -17,6 +17,9 @@ use super::rig::Ran;
 use super::rig::Rig;
 use super::rig::Tc;
 use super::rig::wait_for;
+use super::ss::Socket;
+use super::ss::place;
+use super::ss::sockets;
 
 const PORT: u16 = 5001;
 const LIMIT: Duration = Duration::from_secs(10);
@@ -63,65 +66,6 @@ impl Connection {
             });
         }
     }
-}
-
-/// A socket, as `ss` tells.
-#[derive(Debug, PartialEq)]
-struct Socket {
-    local: String,
-    remote: String,
-    text: String,
-}
-
-impl Socket {
-    /// What stands behind `name:`.
-    fn field(&self, name: &str) -> Option<&str> {
-        let mut words = self.text.split_whitespace();
-        words.find_map(|word| word.strip_prefix(name)?.strip_prefix(':'))
-    }
-
-    /// A number, 0 where `ss` leaves it out.
-    fn number(&self, name: &str) -> u64 {
-        self.field(name).map_or(0, |n| n.parse().unwrap())
-    }
-
-    /// Token and address id of this end, or of the other one; as views have them.
-    fn token(&self, remote: bool) -> (Option<String>, u64) {
-        let (first, second) = self.field("token").unwrap().split_once('/').unwrap();
-        let text = if remote { first } else { second };
-        let (token, id) = text.trim_end_matches(')').split_once("(id:").unwrap();
-        let token = u32::from_str_radix(token, 16).unwrap();
-        let token = (token != 0).then(|| format!("0x{token:08x}"));
-        (token, id.parse().unwrap())
-    }
-}
-
-/// The subflows of a network namespace.
-fn sockets(netns: &Netns) -> Vec<Socket> {
-    let out = netns.sh("ss -HtniO state established");
-    let lines = out.lines().filter(|l| l.contains("tcp-ulp-mptcp"));
-    lines
-        .map(|line| {
-            let mut words = line.split_whitespace().skip(2);
-            let mut place = || {
-                let text = words.next().unwrap().replace("[::ffff:", "[");
-                let (address, port) = text.rsplit_once(':').unwrap();
-                let address = address.trim_start_matches('[').trim_end_matches(']');
-                let address: IpAddr = address.parse().unwrap();
-                SocketAddr::new(address, port.parse().unwrap()).to_string()
-            };
-            Socket {
-                local: place(),
-                remote: place(),
-                text: line.to_owned(),
-            }
-        })
-        .collect()
-}
-
-fn place(end: &Value) -> String {
-    let address: IpAddr = end["address"].as_str().unwrap().parse().unwrap();
-    SocketAddr::new(address, end["port"].as_u64().unwrap() as u16).to_string()
 }
 
 fn rig() -> Rig {
