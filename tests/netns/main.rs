@@ -36,6 +36,7 @@ mod owners;
 mod paced;
 mod pair;
 mod paths;
+mod points;
 mod police;
 mod quota;
 mod raw;
