@@ -22,6 +22,8 @@ EMPTCP_NO_PARAMS(track);
 
 /** A direction that was not seen for so long where it is counted may be counted elsewhere. */
 #define TRACK_ELSEWHERE_NS 1000000000ULL
+/** What comes later behind the end of a subflow belongs to another one. */
+#define TRACK_CLOSED_NS 10000000000ULL
 /** Bytes of the two addresses of an Ethernet header, and of a VLAN tag. */
 #define TRACK_MACS 12
 #define TRACK_TAG 4
@@ -319,13 +321,32 @@ static __always_inline void track_tell_end(union emptcp_event_record *record,
 	track_event_send(EMPTCP_RING_CONNECTION, sizeof(record->connection));
 }
 
-/** Forgets the subflow that track_after() has left in the record, and with the last one a
- * connection that has ended. Returns 0. */
+/** Forgets a connection that has ended in the place of this one, whose last packets are under way.
+ */
+static __always_inline void track_bury(const struct emptcp_track_key *id)
+{
+	__u32 slot = bpf_get_prandom_u32() % EMPTCP_TRACK_ENDED;
+	struct emptcp_track_key *place = bpf_map_lookup_elem(&ended, &slot), old;
+	const struct emptcp_track_conn *conn;
+
+	if (!place)
+		return;
+	old = *place;
+	*place = *id;
+	conn = bpf_map_lookup_elem(&connections, &old);
+	/* Its token may be that of another one by now. */
+	if (conn && !conn->live && conn->flags & EMPTCP_CONN_ENDS &&
+	    (old.token != id->token || old.zone != id->zone))
+		bpf_map_delete_elem(&connections, &old);
+}
+
+/** Takes the subflow that track_after() has left in the record from those that live, and with the
+ * last one a connection that has ended. Returns 0. */
 __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 {
 	union emptcp_event_record *record = emptcp_event_record();
 	struct emptcp_track_key id, client;
-	const struct emptcp_track_subflow *sub;
+	struct emptcp_track_subflow *sub;
 	struct emptcp_track_conn *conn;
 	struct emptcp_subflow key;
 	int tied, is_read;
@@ -343,6 +364,9 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 	if (is_read)
 		track_event_subflow(EMPTCP_EVENT_CLOSED,
 				    is_rst ? EMPTCP_EVENT_END_RST : EMPTCP_EVENT_END_FIN);
+	sub->state = EMPTCP_TRACK_CLOSED;
+	/* Selectors find it there, of this packet and of those behind it. */
+	bpf_map_update_elem(&half_open, &key, sub, BPF_ANY);
 	/* Of several CPUs, or parts of a path, one comes through. */
 	if (bpf_map_delete_elem(&subflows, &key))
 		return 0;
@@ -365,7 +389,7 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 	client.zone = id.zone;
 	bpf_map_delete_elem(&client_tokens, &client);
 	bpf_map_delete_elem(&secrets, &id);
-	bpf_map_delete_elem(&connections, &id);
+	track_bury(&id);
 	return 0;
 }
 
@@ -740,6 +764,25 @@ static __always_inline __u32 track_scale(const struct emptcp_track_way *way,
 	return way->wscale + 1;
 }
 
+/** What is known of the packet's subflow while it is not established, or none any more; NULL:
+ * nothing. What has ended is forgotten at a new handshake, and after a while. */
+static __always_inline struct emptcp_track_subflow *
+track_half_open(const struct emptcp_subflow *key, const struct tcphdr *tcp)
+{
+	struct emptcp_track_subflow *half = bpf_map_lookup_elem(&half_open, key);
+	__u64 now, last;
+
+	if (!half || half->state != EMPTCP_TRACK_CLOSED)
+		return half;
+	now = emptcp_boot_now();
+	last = half->way[0].last > half->way[1].last ? half->way[0].last : half->way[1].last;
+	/* Another CPU's time may lie ahead. */
+	if (!tcp->syn && (__s64)(now - last) < (__s64)TRACK_CLOSED_NS)
+		return half;
+	bpf_map_delete_elem(&half_open, key);
+	return NULL;
+}
+
 /** Takes the packet up; 1: it shows keys. *scale: what track_scale() says. */
 static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				      __u32 *scale)
@@ -758,7 +801,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	from = emptcp_forget(emptcp_track_key_of(pkt, &key)) & 1;
 	sub = bpf_map_lookup_elem(&subflows, &key);
 	if (emptcp_unlikely(!sub || tcp->syn || sub->flags & EMPTCP_TRACK_REOPENS)) {
-		struct emptcp_track_subflow *half = bpf_map_lookup_elem(&half_open, &key);
+		struct emptcp_track_subflow *half = track_half_open(&key, tcp);
 
 		if (tcp->syn) {
 			/* The old one stays until the new one is proven. */
@@ -856,7 +899,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 		track_ends(sub, EMPTCP_CONN_ENDS);
 	if (tcp->fin) {
 		way->flags |= EMPTCP_WAY_FIN;
-		if (back->flags & EMPTCP_WAY_FIN)
+		if (back->flags & EMPTCP_WAY_FIN && sub->state != EMPTCP_TRACK_CLOSED)
 			sub->state = EMPTCP_TRACK_CLOSING;
 	}
 	shows_keys = scan.subtypes & 1 << MPTCP_MP_CAPABLE && from == sub->opener && !tcp->syn &&

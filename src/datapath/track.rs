@@ -87,7 +87,7 @@ impl TrackMaps {
         }))
     }
 
-    /// All but the secrets. A bucket of a map is read at once, and each once: no entry comes twice
+    /// All but the secrets, and what has ended. A bucket of a map is read at once, and each once: no entry comes twice
     /// because others go meanwhile.
     pub(super) fn read(&self) -> Result<Track> {
         let subflows = |map| -> Result<BTreeMap<Ends, TrackSubflow>> {
@@ -99,12 +99,14 @@ impl TrackMaps {
             Ok(entries.collect())
         };
         // Who becomes established between two readings is in both, not in none.
-        let half_open = subflows(&self.half_open)?;
+        let mut half_open = subflows(&self.half_open)?;
+        half_open.retain(|_, sub| !track::is_closed(sub));
         let established = subflows(&self.subflows)?;
         let connections = tables::read(&self.connections).context("cannot read the connections")?;
         let connections = connections.iter().filter_map(|(key, value)| {
             let key: TrackKey = from_bytes(key)?;
-            Some((key.into(), from_bytes(value)?))
+            let conn = from_bytes(value)?;
+            (!track::has_ended(&conn)).then(|| (key.into(), conn))
         });
         Ok(Track {
             subflows: established,
