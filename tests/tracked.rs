@@ -532,18 +532,23 @@ fn root_ended_connections_give_way() {
     assert_eq!(s.entries("half_open").len(), CONNECTIONS as usize);
 }
 
-/// Memory of the machine that nobody uses, in bytes.
-fn available() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let line = text.lines().find(|l| l.starts_with("MemAvailable:"));
-    let kib: u64 = line
-        .unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
-    kib * 1024
+/// What the kernel says that the maps of this process take, in bytes (`memlock` of fdinfo).
+fn memory_of_maps() -> u64 {
+    let mut maps = BTreeMap::new();
+    for fd in std::fs::read_dir("/proc/self/fdinfo").unwrap() {
+        // That of the folder itself has gone.
+        let Ok(text) = std::fs::read_to_string(fd.unwrap().path()) else {
+            continue;
+        };
+        let field = |name: &str| -> Option<u64> {
+            let line = text.lines().find_map(|l| l.strip_prefix(name))?;
+            line.trim().parse().ok()
+        };
+        if let (Some(id), Some(memory)) = (field("map_id:"), field("memlock:")) {
+            maps.insert(id, memory);
+        }
+    }
+    maps.values().sum()
 }
 
 #[test]
@@ -558,9 +563,9 @@ fn root_bench_tracker() {
     let registry = Registry::builtin().unwrap();
     let plain = json!({ "name": "plain", "select": { "mptcp": {} }, "act": [{ "accept": {} }] });
     let plain = Loaded::new(&registry, Hook::TcIngress, &[plain], Options::default()).unwrap();
-    for connections in [1, 10_000, 100_000] {
-        let before = available();
+    for (connections, version) in [(1, 1), (10_000, 1), (10_000, 0), (100_000, 1)] {
         let s = Subject::new(Hook::TcIngress, Family::Ip4, Some(262_144));
+        let empty = memory_of_maps();
         let run = |loaded: &Loaded, packet: &[u8], n: u32, back: bool| {
             let packet = of_connection(packet, n, back);
             loaded
@@ -570,11 +575,18 @@ fn root_bench_tracker() {
                 .1
                 .nanoseconds
         };
-        let capable = |keys: Value| json!([{ "timestamps": [1, 2] }, { "mp_capable": keys }]);
+        let capable = |mut keys: Value| {
+            keys["version"] = version.into();
+            json!([{ "timestamps": [1, 2] }, { "mp_capable": keys }])
+        };
         let [client, server] = [CLIENT_KEY, SERVER_KEY].map(|key| format!("{key:#x}"));
+        let first = match version {
+            0 => json!({ "sender_key": client }),
+            _ => json!({}),
+        };
         let syn = s.packet(
             false,
-            &json!({ "flags": "S", "seq": 99, "ack": 0, "options": capable(json!({})) }),
+            &json!({ "flags": "S", "seq": 99, "ack": 0, "options": capable(first) }),
             0,
         );
         let synack = s.packet(
@@ -600,7 +612,7 @@ fn root_bench_tracker() {
             }
         }
         let tied = s.entries("connections").len();
-        let used = before.saturating_sub(available()) / (1 << 20);
+        let used = memory_of_maps() - empty;
         let data = s.packet(
             false,
             &json!({ "flags": "PA", "seq": 100, "ack": 500, "options": [{ "timestamps": [1, 2] },
@@ -617,8 +629,9 @@ fn root_bench_tracker() {
         let (tracked, untracked) = (time(&s.loaded), time(&plain));
         let [syn, synack, ack] = handshakes.map(median);
         eprintln!(
-            "tracked connections: {tied}, {used} MiB; data {tracked} ns (untracked {untracked} ns); \
-             SYN {syn}, SYN/ACK {synack}, third ACK with both hashes {ack} ns"
+            "version {version}, tracked connections: {tied}, {} bytes each; data {tracked} ns (untracked {untracked} ns); \
+             SYN {syn}, SYN/ACK {synack}, third ACK with both hashes {ack} ns",
+            used / u64::from(connections)
         );
         assert_eq!(tied, connections as usize);
     }

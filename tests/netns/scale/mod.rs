@@ -4,6 +4,7 @@
 //! their counters. `EMPTCP_CONNECTIONS` of them, if not 60; `compare` is what must be so of them.
 
 mod compare;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
