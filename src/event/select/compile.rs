@@ -2,7 +2,7 @@
 
 use super::Node;
 use super::Selection;
-use super::test::Test;
+use super::question::Question;
 use crate::graph::BoundExpr;
 use crate::graph::BoundStep;
 use crate::graph::bind_expr;
@@ -135,11 +135,11 @@ fn node(expr: &BoundExpr, modules: &[Module]) -> Result<Node, Diagnostic> {
         BoundExpr::All(parts) => Node::All(all(parts)?),
         BoundExpr::Any(parts) => Node::Any(all(parts)?),
         BoundExpr::Not(part) => Node::Not(Box::new(node(part, modules)?)),
-        BoundExpr::Step(step) => Node::Test(test(step, modules)?),
+        BoundExpr::Step(step) => Node::Question(question(step, modules)?),
     })
 }
 
-fn test(step: &BoundStep, modules: &[Module]) -> Result<Test, Diagnostic> {
+fn question(step: &BoundStep, modules: &[Module]) -> Result<Question, Diagnostic> {
     let wrong = |message: &str| Diagnostic::new(&step.at, message);
     let named = |contents: &TableContents| matches!(contents, TableContents::Named(_));
     let in_table = step.params.tables.iter().any(|t| named(&t.contents));
@@ -147,6 +147,6 @@ fn test(step: &BoundStep, modules: &[Module]) -> Result<Test, Diagnostic> {
         return Err(wrong("events are not looked up in tables"));
     }
     let module = modules.get(step.module);
-    let test = module.and_then(|module| Test::new(module, &step.params));
-    test.ok_or_else(|| wrong("its parameters are not what its module says of them"))
+    let question = module.and_then(|module| Question::new(module, &step.params));
+    question.ok_or_else(|| wrong("its parameters are not what its module says of them"))
 }

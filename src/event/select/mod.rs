@@ -6,9 +6,9 @@ mod compile;
 mod facts;
 #[cfg(test)]
 mod property;
+mod question;
 #[cfg(test)]
 mod rows;
-mod test;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +19,7 @@ use anyhow::Result;
 
 use self::facts::EventFacts;
 use self::facts::Facts;
-use self::test::Test;
+use self::question::Question;
 use super::Event;
 
 /// Whether something is so; in this order, so that `all` is the least of its parts and `any` the
@@ -72,7 +72,7 @@ enum Node {
     All(Vec<Node>),
     Any(Vec<Node>),
     Not(Box<Node>),
-    Test(Test),
+    Question(Question),
 }
 
 impl Node {
@@ -81,7 +81,7 @@ impl Node {
             Self::All(parts) => Truth::all(parts.iter().map(|part| part.truth(facts))),
             Self::Any(parts) => Truth::any(parts.iter().map(|part| part.truth(facts))),
             Self::Not(part) => part.truth(facts).map(Truth::not),
-            Self::Test(test) => test.truth(facts),
+            Self::Question(question) => question.truth(facts),
         }
     }
 }

@@ -23,7 +23,7 @@ const ANY: &str = "any";
 
 /// All demands hold for the event; with `either`, or for its other direction.
 #[derive(Clone, Debug)]
-pub(super) struct Test {
+pub(super) struct Question {
     of_connection: bool,
     way: Way,
     either: bool,
@@ -71,7 +71,7 @@ impl Demand {
     }
 }
 
-impl Test {
+impl Question {
     /// `None`: a parameter is not what its tags say.
     pub(super) fn new(module: &Module, encoded: &Encoded) -> Option<Self> {
         let mut test = Self {
