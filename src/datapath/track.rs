@@ -87,8 +87,8 @@ impl TrackMaps {
         }))
     }
 
-    /// All but the secrets, and what has ended. A bucket of a map is read at once, and each once: no entry comes twice
-    /// because others go meanwhile.
+    /// All but the secrets, and what has ended. A bucket of a map is read at once, and each once: no
+    /// entry comes twice because others go meanwhile.
     pub(super) fn read(&self) -> Result<Track> {
         let subflows = |map| -> Result<BTreeMap<Ends, TrackSubflow>> {
             let entries = tables::read(map).context("cannot read the subflows")?;
