@@ -8,6 +8,7 @@ mod kernel;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 use std::time::Instant;
 
 use emptcp::datapath::Options;
@@ -305,12 +306,16 @@ struct Checked<'a> {
     failures: Vec<String>,
     outputs: Vec<(&'a Entry, Hook, Vec<u8>)>,
     refused: usize,
+    took: Duration,
 }
 
 fn check<'a>(registry: &Registry, load: &Load<'a>) -> Checked<'a> {
     let hook = load.hook;
     let mut checked = Checked::default();
-    let mut subject = match load.subject(registry) {
+    let start = Instant::now();
+    let subject = load.subject(registry);
+    checked.took = start.elapsed();
+    let mut subject = match subject {
         Ok(subject) => subject,
         Err(e) => {
             let failure = format!("{} {hook}: {e}", load.entries[0].name);
@@ -347,13 +352,22 @@ fn root_every_row_on_every_hook() {
         *runs.entry(load.hook.name()).or_default() += load.entries.len();
     }
     let mut all = Checked::default();
-    for checked in kernel::on_all_cpus(loads, |load| check(&registry, &load)) {
+    let mut times = Vec::new();
+    let checked = kernel::on_all_cpus(loads, |load| {
+        let checked = check(&registry, &load);
+        (checked, load.module.name.as_str(), load.hook.name())
+    });
+    for (checked, name, hook) in checked {
+        times.push((checked.took, name, hook));
         all.failures.extend(checked.failures);
         all.outputs.extend(checked.outputs);
         all.refused += checked.refused;
     }
+    times.sort_unstable();
+    times.reverse();
+    times.truncate(8);
     println!(
-        "{number} loads, runs: {runs:?}, {} refused, {:?}",
+        "{number} loads, runs: {runs:?}, {} refused, {:?}; the longest: {times:?}",
         all.refused,
         start.elapsed()
     );
