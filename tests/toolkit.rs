@@ -314,6 +314,52 @@ fn root_hashes() {
     }
 }
 
+/// What each hash costs of its own, in ns: the figures of docs/performance.md.
+#[test]
+#[ignore = "a measurement: cargo test --test toolkit -- --ignored --nocapture root_bench_hashes"]
+fn root_bench_hashes() {
+    const ROUNDS: usize = 41;
+    const RUNS: u32 = 10_000;
+    let registry = kernel::registry_with(&["toolkit_sha_cost"]);
+    let packet = Packet::new().build(Family::Ip4).unwrap().bytes;
+    let kinds = ["none", "sha1", "sha256", "hmac"];
+    for hook in [Hook::Xdp, Hook::TcIngress] {
+        let loaded = kinds.map(|kind| {
+            let step = json!({ "toolkit_sha_cost": { "hash": kind } });
+            let chain = json!({ "name": "sha", "act": [step] });
+            Loaded::new(&registry, hook, &[chain], Options::default()).unwrap()
+        });
+        let mut times = kinds.map(|_| Vec::new());
+        for round in 0..ROUNDS {
+            for n in 0..kinds.len() {
+                // None is always behind the same one.
+                let at = (n * (1 + 2 * (round / 4 % 2)) + round) % kinds.len();
+                let run = loaded[at].instance.run(&packet, None, RUNS).unwrap().1;
+                times[at].push(run.nanoseconds);
+            }
+        }
+        for all in &mut times {
+            all.sort_unstable();
+        }
+        for (kind, all) in kinds.iter().zip(&times).skip(1) {
+            let part = |percent: usize| {
+                let at = (ROUNDS - 1) * percent / 100;
+                all[at].saturating_sub(times[0][at])
+            };
+            println!(
+                "{hook}: {kind}: median {} ns, fastest {} ns, quartile {} ns (floor {} ns)",
+                part(50),
+                part(0),
+                part(75),
+                times[0][ROUNDS / 2]
+            );
+        }
+        // Four blocks: were one left out by the compiler, the figures would mean nothing.
+        let median = |at: usize| times[at][ROUNDS / 2] - times[0][ROUNDS / 2];
+        assert!(median(3) > 3 * median(2), "{hook}");
+    }
+}
+
 /// What real ends made of their keys, from `tests/pcaps`.
 #[test]
 fn root_hashes_of_captures() {

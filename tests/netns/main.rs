@@ -47,6 +47,7 @@ mod refusals;
 mod replace;
 mod replay;
 mod restored;
+mod restored_under_loss;
 mod rig;
 mod rows;
 mod run;

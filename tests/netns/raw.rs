@@ -48,7 +48,34 @@ impl Frames {
             libc::bind(frames.0.as_raw_fd(), ptr::from_ref(&address).cast(), len)
         };
         assert_eq!(bound, 0, "{}", io::Error::last_os_error());
+        // Who reads may have to wait for a CPU.
+        let room: libc::c_int = 32 << 20;
+        // SAFETY: the value has the length given and outlives the call.
+        let set = unsafe {
+            libc::setsockopt(
+                frames.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUFFORCE,
+                ptr::from_ref(&room).cast(),
+                size_of_val(&room) as u32,
+            )
+        };
+        assert_eq!(set, 0, "{}", io::Error::last_os_error());
         frames
+    }
+
+    /// When the frame that `next` gave last was sent or received, by the kernel's clock, since 1970;
+    /// what is asked for the first time has frames stamped from then on (`sock_gettstamp`).
+    pub(crate) fn stamp(&self) -> std::time::Duration {
+        /// `SIOCGSTAMPNS_OLD` of `asm-generic/sockios.h`.
+        const SIOCGSTAMPNS: libc::c_ulong = 0x8907;
+        let mut stamp = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the structure outlives the call; without a stamp it is left as it is.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), SIOCGSTAMPNS, &raw mut stamp) };
+        std::time::Duration::new(stamp.tv_sec as u64, stamp.tv_nsec as u32)
     }
 
     /// The next frame, or its first bytes; `None`: none came for so long.

@@ -27,7 +27,7 @@ use super::rig::wait_for;
 /// Of the first connection; each has its own, as those of the one before may not be free yet.
 const PORT: u16 = 5001;
 /// Bytes below which a connection gets no further subflow.
-const THRESHOLD: usize = 220 << 10;
+pub(super) const THRESHOLD: usize = 220 << 10;
 /// Bytes of a transfer.
 const SIZE: usize = 1 << 20;
 /// Connections of each kind; sixteen kinds.
@@ -36,12 +36,12 @@ fn each() -> usize {
 }
 
 /// The policy of the example, for this hook and interface.
-fn policy(hook: &str) -> Value {
+pub(super) fn policy(hook: &str, interface: &str) -> Value {
     let text = include_str!("../../examples/delay-subflows.json");
     let mut policy: Value = serde_json::from_str(text).unwrap();
     for chain in policy["chains"].as_array_mut().unwrap() {
         chain["hook"] = hook.into();
-        chain["interfaces"] = json!(["p0"]);
+        chain["interfaces"] = json!([interface]);
     }
     policy["chains"].take()
 }
@@ -52,22 +52,23 @@ pub(super) fn subflows(client: &Netns, port: u16) -> usize {
 }
 
 /// What nothing of this may cause.
+pub(super) const ERRORS: [&str; 12] = [
+    "TcpInCsumErrors",
+    "TcpInErrs",
+    "IpInHdrErrors",
+    "IpExtInTruncatedPkts",
+    "Ip6InHdrErrors",
+    "Ip6InTruncatedPkts",
+    "MPTcpExtDataCsumErr",
+    "MPTcpExtDSSCorruptionReset",
+    "MPTcpExtMPCapableDataFallback",
+    "MPTcpExtMPCapableFallbackACK",
+    "MPTcpExtDssFallback",
+    "MPTcpExtMPFailTx",
+];
+
 pub(super) fn errors(ends: [&Netns; 2]) -> Vec<u64> {
-    let names = [
-        "TcpInCsumErrors",
-        "TcpInErrs",
-        "IpInHdrErrors",
-        "IpExtInTruncatedPkts",
-        "Ip6InHdrErrors",
-        "Ip6InTruncatedPkts",
-        "MPTcpExtDataCsumErr",
-        "MPTcpExtDSSCorruptionReset",
-        "MPTcpExtMPCapableDataFallback",
-        "MPTcpExtMPCapableFallbackACK",
-        "MPTcpExtDssFallback",
-        "MPTcpExtMPFailTx",
-    ];
-    let all = ends.map(|end| names.map(|name| counter(end, name)));
+    let all = ends.map(|end| ERRORS.map(|name| counter(end, name)));
     all.concat()
 }
 
@@ -122,7 +123,7 @@ fn restores(hook: &str) {
             "sysctl -qw net.mptcp.enabled=1 && ip mptcp limits set subflow 4 add_addr_accepted 4",
         );
     }
-    rig.apply(&policy(hook)).ok();
+    rig.apply(&policy(hook, "p0")).ok();
     let mut number = 0;
     for offload in ["on", "off"] {
         for netns in [server, client] {
