@@ -87,7 +87,8 @@ struct Seen {
     bytes: usize,
     /// When it passed the threshold.
     passed: Option<Duration>,
-    /// Announcements that came to the client, in front of what is done there.
+    /// Announcements that came to the client, in front of what is done there; also those that
+    /// `rm_add_addr` at the server has given a wrong HMAC.
     announced: Vec<Duration>,
     /// When the client sent the first SYN of the second subflow.
     syn: Option<Duration>,
