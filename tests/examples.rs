@@ -89,7 +89,7 @@ fn a_module_of_ones_own_is_found() {
 /// Programs of `examples/exec/`: what they may be long, and that they are Python.
 #[test]
 fn programs_are_short() {
-    for (name, most) in [("ecf.py", 60), ("path_manager.py", 40)] {
+    for (name, most) in [("ecf.py", 60), ("path_manager.py", 40), ("rate.py", 102)] {
         let path = root().join("examples/exec").join(name);
         let text = read(&path);
         let lines = text.lines().count();
@@ -100,7 +100,7 @@ fn programs_are_short() {
         assert_eq!(error, "", "{name}");
     }
     for path in policies::files("examples/exec", ".py") {
-        let known = ["ecf.py", "path_manager.py"];
+        let known = ["ecf.py", "path_manager.py", "rate.py"];
         assert!(
             known.iter().any(|name| path.ends_with(name)),
             "{path:?} has no limit"
@@ -181,4 +181,55 @@ fn ecf_goes_by_the_paper() {
         .collect();
     let (first, second) = ("10.0.0.2:2-10.0.0.1:1", "10.0.1.2:2-10.0.1.1:1");
     assert_eq!(wishes, [(second, true), (second, false), (first, true)]);
+}
+
+/// The control of rate.py on links that carry the window in each round trip, up to their rate.
+const RATE: &str = r#"
+import sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, "examples/exec")
+from rate import FLOOR, Loop, shares
+
+MBIT = 125000
+
+def run(target, rtt, link=20 * MBIT, leak=1.0, seconds=8):
+    """The rate of the last second, and the windows; rounds of 100 ms, one round trip late."""
+    loop, late, rates, windows = Loop(), [None] * (1 + int(rtt * 10)), [], []
+    for _ in range(10 * seconds):
+        window = late.pop(0)
+        rates.append(min(link, window * leak / rtt if window else link))
+        loop.step(target, rates[-1], rtt, 0.1)
+        late.append(loop.window)
+        windows.append(loop.window)
+    return sum(rates[-10:]) / 10, windows, loop
+
+for rtt in (0.02, 0.04, 0.1, 0.3):
+    for mbit in (2, 5, 10):
+        for leak in (0.6, 1.0, 1.5):
+            target = mbit * MBIT
+            rate, windows, _ = run(target, rtt, leak=leak)
+            assert windows[0] == target * rtt, windows
+            assert abs(rate / target - 1) < 0.03, (rtt, mbit, leak, rate / target)
+            assert min(windows) >= FLOOR
+            assert all(b <= 2 * a for a, b in zip(windows, windows[1:])), windows
+
+# Two segments in a round trip are more than the target: it stays at them.
+assert run(0.1 * MBIT, 0.02)[1][-1] == FLOOR
+# Below the target by itself, with no window and with one.
+assert run(30 * MBIT, 0.04)[1][-1] is None
+_, windows, loop = run(5 * MBIT, 0.04)
+for measured in (0, 0.1 * MBIT):
+    for _ in range(100):
+        loop.step(5 * MBIT, measured, 0.04, 0.1)
+assert loop.window <= 1.5 * windows[-1], (windows[-1], loop.window)
+assert shares(9, {"a": 1, "b": 100, "c": 100}) == {"a": 3, "b": 4, "c": 4}
+"#;
+
+#[test]
+fn rate_is_met_on_plain_links() {
+    let mut command = Command::new("python3");
+    command.args(["-c", RATE]).current_dir(root());
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
 }

@@ -5,6 +5,7 @@
 mod cost;
 mod examples;
 mod idle;
+mod rate;
 mod socket;
 mod stage;
 mod unruly;
