@@ -20,7 +20,7 @@ class Loop:
 
     def step(self, target, measured, rtt, seconds, flows=1, total=None):
         """Rates in bytes/s. A connection has one window for its `flows`, which carry `total`."""
-        self.rate += (measured - self.rate) * min(1, seconds / SMOOTH)
+        self.rate += (min(measured, 2 * target) - self.rate) * min(1, seconds / SMOOTH)
         if self.window is None:
             if measured > target:
                 self.window, self.rate = max(FLOOR, target * flows * rtt), target
