@@ -211,7 +211,6 @@ for rtt in (0.02, 0.04, 0.1, 0.3):
             assert windows[0] == target * rtt, windows
             assert abs(rate / target - 1) < 0.03, (rtt, mbit, leak, rate / target)
             assert min(windows) >= FLOOR
-            assert all(b <= 2 * a for a, b in zip(windows, windows[1:])), windows
 
 # Two segments in a round trip are more than the target: it stays at them.
 assert run(0.1 * MBIT, 0.02)[1][-1] == FLOOR
@@ -222,6 +221,10 @@ for measured in (0, 0.1 * MBIT):
     for _ in range(100):
         loop.step(5 * MBIT, measured, 0.04, 0.1)
 assert loop.window <= 1.5 * windows[-1], (windows[-1], loop.window)
+# The round-trip time jumps.
+before = loop.window
+loop.step(5 * MBIT, 5 * MBIT, 0.4, 0.1)
+assert loop.window == 2 * before
 assert shares(9, {"a": 1, "b": 100, "c": 100}) == {"a": 3, "b": 4, "c": 4}
 "#;
 
