@@ -27,8 +27,8 @@ use crate::rig::TempDir;
 use crate::rig::wait_for;
 
 /// How long the loop may take to meet a rate.
-const SETTLE: Duration = Duration::from_millis(1500);
-const MEASURE: Duration = Duration::from_millis(2000);
+const SETTLE: Duration = Duration::from_millis(3000);
+const MEASURE: Duration = Duration::from_millis(1500);
 
 fn lab() -> Lab {
     let text = json!({ "version": 1,
