@@ -17,8 +17,6 @@ EMPTCP_NO_PARAMS(track);
 
 /** A direction that was not seen for so long where it is counted may be counted elsewhere. */
 #define TRACK_ELSEWHERE_NS 1000000000ULL
-/** What comes later behind the end of a subflow belongs to another one. */
-#define TRACK_CLOSED_NS 10000000000ULL
 /** Bytes of the two addresses of an Ethernet header, and of a VLAN tag. */
 #define TRACK_MACS 12
 #define TRACK_TAG 4
@@ -128,23 +126,14 @@ static __always_inline __u32 track_scale(const struct emptcp_track_way *way,
 	return way->wscale + 1;
 }
 
-/** What is known of the packet's subflow while it is not established, or none any more; NULL:
- * nothing. What has ended is forgotten at a new handshake, and after a while. */
+/** What is known of the packet's subflow while it is not established; NULL: nothing. Who has ended
+ * stays as it was for selectors: a new handshake takes its place. */
 static __always_inline struct emptcp_track_subflow *
-track_half_open(const struct emptcp_subflow *key, const struct tcphdr *tcp)
+track_half_open(const struct emptcp_subflow *key)
 {
 	struct emptcp_track_subflow *half = bpf_map_lookup_elem(&half_open, key);
-	__u64 now, last;
 
-	if (!half || half->state != EMPTCP_TRACK_CLOSED)
-		return half;
-	now = emptcp_boot_now();
-	last = half->way[0].last > half->way[1].last ? half->way[0].last : half->way[1].last;
-	/* Another CPU's time may lie ahead. */
-	if (!tcp->syn && (__s64)(now - last) < (__s64)TRACK_CLOSED_NS)
-		return half;
-	bpf_map_delete_elem(&half_open, key);
-	return NULL;
+	return half && half->state == EMPTCP_TRACK_CLOSED ? NULL : half;
 }
 
 /** Takes the packet up; 1: it shows keys. *scale: what track_scale() says. */
@@ -165,7 +154,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	from = emptcp_forget(emptcp_track_key_of(pkt, &key)) & 1;
 	sub = bpf_map_lookup_elem(&subflows, &key);
 	if (emptcp_unlikely(!sub || tcp->syn || sub->flags & EMPTCP_TRACK_REOPENS)) {
-		struct emptcp_track_subflow *half = track_half_open(&key, tcp);
+		struct emptcp_track_subflow *half = track_half_open(&key);
 
 		if (tcp->syn) {
 			/* The old one stays until the new one is proven. */
@@ -263,7 +252,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 		track_ends(sub, EMPTCP_CONN_ENDS);
 	if (tcp->fin) {
 		way->flags |= EMPTCP_WAY_FIN;
-		if (back->flags & EMPTCP_WAY_FIN && sub->state != EMPTCP_TRACK_CLOSED)
+		if (back->flags & EMPTCP_WAY_FIN)
 			sub->state = EMPTCP_TRACK_CLOSING;
 	}
 	shows_keys = scan.subtypes & 1 << MPTCP_MP_CAPABLE && from == sub->opener && !tcp->syn &&

@@ -34,10 +34,29 @@ __noinline int track_find_subtype(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 t
 	return mptcp_find_subtype(ctx, &pkt, subtype, TCPOLEN_MPTCP_MIN);
 }
 
+/** Notes which end of a connection announces an address on the subflow that track_after() has left
+ * in the record. from: direction of the packet. */
+static __always_inline void track_announcer(const union emptcp_event_record *record, int from)
+{
+	struct emptcp_announcer end = {.at = emptcp_boot_now()};
+	const struct emptcp_track_subflow *sub;
+	struct emptcp_subflow key;
+
+	key = record->event.subflow;
+	sub = bpf_map_lookup_elem(&subflows, &key);
+	if (!sub || !(sub->flags & EMPTCP_TRACK_TIED) || sub->client == EMPTCP_DIRECTION_UNKNOWN)
+		return;
+	end.token = sub->conn.token;
+	end.by_server = sub->client != from;
+	if (from)
+		emptcp_turn(&key);
+	bpf_map_update_elem(&announcers, &key, &end, BPF_ANY);
+}
+
 /**
- * Sends the events that tells has bits for (enum track_tells, subtypes), of the
- * subflow that track_after() has left in the record; seq: sequence number of the
- * packet. Returns 0.
+ * Notes who announces, and sends the events that tells has bits for (enum track_tells, subtypes),
+ * of the subflow that track_after() has left in the record; seq: sequence number of the packet.
+ * Returns 0.
  */
 __noinline int track_tell(struct emptcp_ctx *ctx, __u32 tells, __u32 tcp_off, __u32 tcp_len,
 			  __u32 seq)
@@ -49,7 +68,11 @@ __noinline int track_tell(struct emptcp_ctx *ctx, __u32 tells, __u32 tcp_off, __
 	struct emptcp_subflow key;
 	__u32 off;
 
-	if (!record || !emptcp_event_begin_left(ctx, record))
+	if (!record)
+		return 0;
+	if (tells & 1 << MPTCP_ADD_ADDR)
+		track_announcer(record, from);
+	if (!emptcp_event_begin_left(ctx, record))
 		return 0;
 	key = record->event.subflow;
 	sub = bpf_map_lookup_elem(&subflows, &key);
@@ -175,29 +198,6 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 	return 0;
 }
 
-/** Notes which end of a connection announces an address on the subflow that track_after() has left
- * in the record. from: direction of the packet. Returns 0. */
-__noinline int track_announcer(__u32 from)
-{
-	union emptcp_event_record *record = emptcp_event_record();
-	struct emptcp_announcer end = {.at = emptcp_boot_now()};
-	const struct emptcp_track_subflow *sub;
-	struct emptcp_subflow key;
-
-	if (!record)
-		return 0;
-	key = record->event.subflow;
-	sub = bpf_map_lookup_elem(&subflows, &key);
-	if (!sub || !(sub->flags & EMPTCP_TRACK_TIED) || sub->client == EMPTCP_DIRECTION_UNKNOWN)
-		return 0;
-	end.token = sub->conn.token;
-	end.by_server = sub->client != from;
-	if (from)
-		emptcp_turn(&key);
-	bpf_map_update_elem(&announcers, &key, &end, BPF_ANY);
-	return 0;
-}
-
 /** Does what follows from a packet: enum track_tells, subtypes. */
 static __always_inline void track_after(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					const struct emptcp_subflow *key, int from, __u32 follows)
@@ -207,8 +207,6 @@ static __always_inline void track_after(struct emptcp_ctx *ctx, const struct emp
 	if (!record)
 		return;
 	emptcp_event_leave(record, pkt->links, key);
-	if (follows & 1 << MPTCP_ADD_ADDR)
-		track_announcer(from & 1);
 	if (follows & TRACK_TELLS)
 		track_tell(ctx, follows | from << TRACK_FROM_SHIFT, pkt->tcp_off, pkt->tcp_len,
 			   bpf_ntohl(pkt->tcp->seq));
