@@ -547,6 +547,10 @@ fn root_a_clamped_window_stays_as_it_is() {
     let entries = entries();
     let clamped = |e: &&Entry| e.module == "set_recv_win" && e.input != e.expected;
     let loads = loads(&registry, entries.iter().filter(clamped), most_parameters());
+    // See most_parameters(): the tracker once more, for the same rows.
+    let loads: Vec<_> = (loads.into_iter())
+        .filter(|load| !kernel::in_guest() || !is_tracked(load.entries[0], load.module))
+        .collect();
     let edits = kernel::on_all_cpus(loads, |load| {
         let mut subject = load.subject(&registry).unwrap();
         for entry in &load.entries {

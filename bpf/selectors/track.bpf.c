@@ -126,16 +126,6 @@ static __always_inline __u32 track_scale(const struct emptcp_track_way *way,
 	return way->wscale + 1;
 }
 
-/** What is known of the packet's subflow while it is not established; NULL: nothing. Who has ended
- * stays as it was for selectors: a new handshake takes its place. */
-static __always_inline struct emptcp_track_subflow *
-track_half_open(const struct emptcp_subflow *key)
-{
-	struct emptcp_track_subflow *half = bpf_map_lookup_elem(&half_open, key);
-
-	return half && half->state == EMPTCP_TRACK_CLOSED ? NULL : half;
-}
-
 /** Takes the packet up; 1: it shows keys. *scale: what track_scale() says. */
 static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 				      __u32 *scale)
@@ -154,7 +144,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	from = emptcp_forget(emptcp_track_key_of(pkt, &key)) & 1;
 	sub = bpf_map_lookup_elem(&subflows, &key);
 	if (emptcp_unlikely(!sub || tcp->syn || sub->flags & EMPTCP_TRACK_REOPENS)) {
-		struct emptcp_track_subflow *half = track_half_open(&key);
+		struct emptcp_track_subflow *half = bpf_map_lookup_elem(&half_open, &key);
 
 		if (tcp->syn) {
 			/* The old one stays until the new one is proven. */

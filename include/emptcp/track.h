@@ -92,8 +92,6 @@ enum emptcp_track_state {
 	EMPTCP_TRACK_ESTABLISHED,
 	/** Both ends have sent FIN. */
 	EMPTCP_TRACK_CLOSING,
-	/** It has ended, and waits among the half open for packets that come behind. */
-	EMPTCP_TRACK_CLOSED,
 };
 
 /** What began a subflow. */

@@ -35,15 +35,4 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } secrets SEC(".maps") EMPTCP_KEPT EMPTCP_LIMIT(connections);
 
-/** Connections that have ended stay until so many others have. */
-#define EMPTCP_TRACK_ENDED 64
-
-/** Their keys, in no order; all zero: none yet. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__type(key, __u32);
-	__type(value, struct emptcp_track_key);
-	__uint(max_entries, EMPTCP_TRACK_ENDED);
-} ended SEC(".maps") EMPTCP_KEPT;
-
 #endif /* __EMPTCP_TRACK_MAPS_H__ */

@@ -87,8 +87,8 @@ impl TrackMaps {
         }))
     }
 
-    /// All but the secrets, and what has ended. A bucket of a map is read at once, and each once: no
-    /// entry comes twice because others go meanwhile.
+    /// All but the secrets. A bucket of a map is read at once, and each once: no entry comes twice
+    /// because others go meanwhile.
     pub(super) fn read(&self) -> Result<Track> {
         let subflows = |map| -> Result<BTreeMap<Ends, TrackSubflow>> {
             let entries = tables::read(map).context("cannot read the subflows")?;
@@ -99,14 +99,12 @@ impl TrackMaps {
             Ok(entries.collect())
         };
         // Who becomes established between two readings is in both, not in none.
-        let mut half_open = subflows(&self.half_open)?;
-        half_open.retain(|_, sub| !track::is_closed(sub));
+        let half_open = subflows(&self.half_open)?;
         let established = subflows(&self.subflows)?;
         let connections = tables::read(&self.connections).context("cannot read the connections")?;
         let connections = connections.iter().filter_map(|(key, value)| {
             let key: TrackKey = from_bytes(key)?;
-            let conn = from_bytes(value)?;
-            (!track::has_ended(&conn)).then(|| (key.into(), conn))
+            Some((key.into(), from_bytes(value)?))
         });
         Ok(Track {
             subflows: established,

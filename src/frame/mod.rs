@@ -114,9 +114,7 @@ pub(crate) fn frame(
     let has = |flag: WayFlags| u32::from(way.flags) & flag.0 != 0;
     match TrackState(sub.state.into()) {
         TrackState::EMPTCP_TRACK_ESTABLISHED => {}
-        TrackState::EMPTCP_TRACK_CLOSING | TrackState::EMPTCP_TRACK_CLOSED => {
-            bail!("{from} → {to} is closing")
-        }
+        TrackState::EMPTCP_TRACK_CLOSING => bail!("{from} → {to} is closing"),
         _ => bail!("the handshake of {from} → {to} is not over"),
     }
     if sub.fallback != 0 {

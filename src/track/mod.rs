@@ -28,11 +28,9 @@ pub(crate) use self::subflow::subflow_views;
 pub(crate) use self::take_over::Found;
 pub(crate) use self::take_over::found;
 pub(crate) use self::take_over::zone_of;
-use crate::abi::ConnFlags;
 use crate::abi::TrackConn;
 use crate::abi::TrackFlags;
 use crate::abi::TrackKey;
-use crate::abi::TrackState;
 use crate::abi::TrackSubflow;
 
 /// Key of a connection: its zone, and the token of its server.
@@ -69,16 +67,6 @@ pub(crate) struct Track {
 /// Whether a subflow has a flag.
 pub(crate) fn has(sub: &TrackSubflow, flag: TrackFlags) -> bool {
     u32::from(sub.flags) & flag.0 != 0
-}
-
-/// Whether a subflow has ended, and is kept for packets that come behind.
-pub(crate) fn is_closed(sub: &TrackSubflow) -> bool {
-    TrackState(sub.state.into()) == TrackState::EMPTCP_TRACK_CLOSED
-}
-
-/// Whether a connection has ended, and is kept for packets that come behind.
-pub(crate) fn has_ended(conn: &TrackConn) -> bool {
-    conn.live == 0 && u32::from(conn.flags) & ConnFlags::EMPTCP_CONN_ENDS.0 != 0
 }
 
 /// The connection of a subflow, where it is known.

@@ -76,12 +76,12 @@ struct Stream {
     /// The ACK behind it was there.
     established: bool,
     fins: usize,
-    ended: bool,
 }
 
 /// What the selectors have to say of a packet.
+#[derive(Default)]
 struct Expected {
-    /// None: its subflow is not known.
+    /// None: its subflow is not known, or has ended with this packet.
     index: Option<usize>,
     /// None: not known.
     is_client: Option<bool>,
@@ -113,12 +113,11 @@ fn expected(rows: &[Row], times: &[f64]) -> Vec<Expected> {
         }
         let is_client = row.src == *client;
         bytes[usize::from(!is_client)] += row.len;
-        // What ends it, and what comes behind, finds it; it counts no more.
         let ends = row.has(RST) || (stream.fins == 2 && !row.has(FIN));
         stream.fins += usize::from(row.has(FIN));
-        if ends && !stream.ended {
-            stream.ended = true;
+        if ends {
             live -= 1;
+            return Expected::default();
         }
         // A subflow is one of the connection when its handshake is over; before that its SYN has
         // named the connection.

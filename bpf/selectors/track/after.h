@@ -34,29 +34,10 @@ __noinline int track_find_subtype(struct emptcp_ctx *ctx, __u32 tcp_off, __u32 t
 	return mptcp_find_subtype(ctx, &pkt, subtype, TCPOLEN_MPTCP_MIN);
 }
 
-/** Notes which end of a connection announces an address on the subflow that track_after() has left
- * in the record. from: direction of the packet. */
-static __always_inline void track_announcer(const union emptcp_event_record *record, int from)
-{
-	struct emptcp_announcer end = {.at = emptcp_boot_now()};
-	const struct emptcp_track_subflow *sub;
-	struct emptcp_subflow key;
-
-	key = record->event.subflow;
-	sub = bpf_map_lookup_elem(&subflows, &key);
-	if (!sub || !(sub->flags & EMPTCP_TRACK_TIED) || sub->client == EMPTCP_DIRECTION_UNKNOWN)
-		return;
-	end.token = sub->conn.token;
-	end.by_server = sub->client != from;
-	if (from)
-		emptcp_turn(&key);
-	bpf_map_update_elem(&announcers, &key, &end, BPF_ANY);
-}
-
 /**
- * Notes who announces, and sends the events that tells has bits for (enum track_tells, subtypes),
- * of the subflow that track_after() has left in the record; seq: sequence number of the packet.
- * Returns 0.
+ * Sends the events that tells has bits for (enum track_tells, subtypes), of the
+ * subflow that track_after() has left in the record; seq: sequence number of the
+ * packet. Returns 0.
  */
 __noinline int track_tell(struct emptcp_ctx *ctx, __u32 tells, __u32 tcp_off, __u32 tcp_len,
 			  __u32 seq)
@@ -68,11 +49,7 @@ __noinline int track_tell(struct emptcp_ctx *ctx, __u32 tells, __u32 tcp_off, __
 	struct emptcp_subflow key;
 	__u32 off;
 
-	if (!record)
-		return 0;
-	if (tells & 1 << MPTCP_ADD_ADDR)
-		track_announcer(record, from);
-	if (!emptcp_event_begin_left(ctx, record))
+	if (!record || !emptcp_event_begin_left(ctx, record))
 		return 0;
 	key = record->event.subflow;
 	sub = bpf_map_lookup_elem(&subflows, &key);
@@ -126,32 +103,13 @@ static __always_inline void track_tell_end(union emptcp_event_record *record,
 	track_event_send(EMPTCP_RING_CONNECTION, sizeof(record->connection));
 }
 
-/** Forgets a connection that has ended in the place of this one, whose last packets are under way.
- */
-static __always_inline void track_bury(const struct emptcp_track_key *id)
-{
-	__u32 slot = bpf_get_prandom_u32() % EMPTCP_TRACK_ENDED;
-	struct emptcp_track_key *place = bpf_map_lookup_elem(&ended, &slot), old;
-	const struct emptcp_track_conn *conn;
-
-	if (!place)
-		return;
-	old = *place;
-	*place = *id;
-	conn = bpf_map_lookup_elem(&connections, &old);
-	/* Its token may be that of another one by now. */
-	if (conn && !conn->live && conn->flags & EMPTCP_CONN_ENDS &&
-	    (old.token != id->token || old.zone != id->zone))
-		bpf_map_delete_elem(&connections, &old);
-}
-
-/** Takes the subflow that track_after() has left in the record from those that live, and with the
- * last one a connection that has ended. Returns 0. */
+/** Forgets the subflow that track_after() has left in the record, and with the last one a
+ * connection that has ended. Returns 0. */
 __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 {
 	union emptcp_event_record *record = emptcp_event_record();
 	struct emptcp_track_key id, client;
-	struct emptcp_track_subflow *sub;
+	const struct emptcp_track_subflow *sub;
 	struct emptcp_track_conn *conn;
 	struct emptcp_subflow key;
 	int tied, is_read;
@@ -169,9 +127,6 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 	if (is_read)
 		track_event_subflow(EMPTCP_EVENT_CLOSED,
 				    is_rst ? EMPTCP_EVENT_END_RST : EMPTCP_EVENT_END_FIN);
-	sub->state = EMPTCP_TRACK_CLOSED;
-	/* Selectors find it there, of this packet and of those behind it. */
-	bpf_map_update_elem(&half_open, &key, sub, BPF_ANY);
 	/* Of several CPUs, or parts of a path, one comes through. */
 	if (bpf_map_delete_elem(&subflows, &key))
 		return 0;
@@ -194,7 +149,32 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 	client.zone = id.zone;
 	bpf_map_delete_elem(&client_tokens, &client);
 	bpf_map_delete_elem(&secrets, &id);
-	track_bury(&id);
+	bpf_map_delete_elem(&connections, &id);
+	return 0;
+}
+
+/** Notes which end of a connection announces an address, if tells (enum track_tells) has its bit,
+ * on the subflow that track_after() has left in the record. Looked at once, and asked without a
+ * condition: on Linux 5.10 the verifier follows each way to the end. Returns 0. */
+__noinline int track_announcer(__u32 tells)
+{
+	union emptcp_event_record *record = emptcp_event_record();
+	struct emptcp_announcer end = {.at = emptcp_boot_now()};
+	__u32 from = tells >> TRACK_FROM_SHIFT & 1;
+	const struct emptcp_track_subflow *sub;
+	struct emptcp_subflow key;
+
+	if (!record || !(tells & 1 << MPTCP_ADD_ADDR))
+		return 0;
+	key = record->event.subflow;
+	sub = bpf_map_lookup_elem(&subflows, &key);
+	if (!sub || !(sub->flags & EMPTCP_TRACK_TIED) || sub->client == EMPTCP_DIRECTION_UNKNOWN)
+		return 0;
+	end.token = sub->conn.token;
+	end.by_server = sub->client != from;
+	if (from)
+		emptcp_turn(&key);
+	bpf_map_update_elem(&announcers, &key, &end, BPF_ANY);
 	return 0;
 }
 
@@ -207,9 +187,12 @@ static __always_inline void track_after(struct emptcp_ctx *ctx, const struct emp
 	if (!record)
 		return;
 	emptcp_event_leave(record, pkt->links, key);
-	if (follows & TRACK_TELLS)
+	if (follows & TRACK_TELLS) {
+		/* Before the record is turned. */
+		track_announcer(follows | from << TRACK_FROM_SHIFT);
 		track_tell(ctx, follows | from << TRACK_FROM_SHIFT, pkt->tcp_off, pkt->tcp_len,
 			   bpf_ntohl(pkt->tcp->seq));
+	}
 	if (follows & TRACK_CLOSES) {
 		/* It may have been turned. */
 		record->event.subflow = *key;

@@ -109,8 +109,8 @@ track_syn(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct emp
 		return half;
 	track_hello(ctx, pkt, &hello);
 	if (!hello.kind) {
-		/* One that has ended may stand there, too. */
-		bpf_map_delete_elem(&half_open, key);
+		if (half)
+			bpf_map_delete_elem(&half_open, key);
 		return NULL;
 	}
 	wscale = track_wscale(ctx, pkt);

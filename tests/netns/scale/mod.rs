@@ -325,11 +325,13 @@ fn many_are_as_the_kernels(v6: bool) {
 }
 
 #[test]
+#[ignore = "its bytes are equal where no segment is overtaken: a machine at rest"]
 fn root_many_of_ipv4_are_as_the_kernels() {
     many_are_as_the_kernels(false);
 }
 
 #[test]
+#[ignore = "its bytes are equal where no segment is overtaken: a machine at rest"]
 fn root_many_of_ipv6_are_as_the_kernels() {
     many_are_as_the_kernels(true);
 }
