@@ -620,3 +620,40 @@ fn root_ports_that_are_used_again() {
         assert_eq!(live, [(first, 0), (token(1, 1), 1)].into());
     });
 }
+
+/// The third ACK was lost, or two SYNs were answered: nothing begins anew.
+#[test]
+fn root_a_synack_once_more() {
+    everywhere(|s| {
+        s.connect(1, true);
+        s.data(false, 100, 1000);
+        s.data(true, 500, 300);
+        let before = s.subflows().remove(&40000).unwrap();
+        s.send(
+            true,
+            &json!({ "flags": "SA", "seq": 499, "ack": 100,
+                "options": [{ "mp_capable": { "sender_key": "0x99aabbccddeeff00" } }] }),
+            0,
+        );
+        assert!(s.entries("half_open").is_empty());
+        s.send(
+            false,
+            &json!({ "flags": "A", "seq": 100, "ack": 500, "options": [{ "mp_capable":
+                { "sender_key": "0x1122334455667788", "receiver_key": "0x99aabbccddeeff00" } }] }),
+            0,
+        );
+        s.data(false, 1100, 10);
+
+        let after = s.subflows().remove(&40000).unwrap();
+        let packets = |s: &Subflow| [s.up(), s.down()].map(|way| u64_at(way, at::WAY_PACKETS));
+        assert_eq!(packets(&before), [3, 2]);
+        assert_eq!(packets(&after), [5, 3]);
+        assert_eq!(u64_at(after.up(), 0), 1010);
+        // All that does not change: beginning, kind, keys, ids and scales.
+        assert_eq!(before.0[..at::WAYS], after.0[..at::WAYS]);
+        assert_eq!(after.up()[at::WAY_WSCALE], 7);
+        assert_eq!(after.up()[at::WAY_ID], before.up()[at::WAY_ID]);
+        let (_, connection) = s.connection().unwrap();
+        assert_eq!(u32_at(&connection, at::CONN_EVER), 1);
+    });
+}

@@ -147,13 +147,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 		struct emptcp_track_subflow *half = bpf_map_lookup_elem(&half_open, &key);
 
 		if (tcp->syn) {
-			/* The old one stays until the new one is proven. */
-			if (sub)
-				sub->flags |= EMPTCP_TRACK_REOPENS;
-			if (tcp->ack)
-				sub = track_synack(ctx, pkt, &key, from, half, &tells);
-			else
-				sub = track_syn(ctx, pkt, &key, from, half);
+			sub = track_opens(ctx, pkt, &key, from, half, sub, &tells);
 			scan.subtypes = scan.dss = scan.prio = 0;
 		} else {
 			if (half)
@@ -196,6 +190,9 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	payload = emptcp_payload_len(ctx, pkt);
 	again = emptcp_sequence_take(&way->sequence, tcp, payload);
 	__sync_fetch_and_add(&way->packets, ctx_segments(ctx));
+	/* What it says was taken up before; newer packets may have gone this way since. */
+	if (tcp->syn && sub->state >= EMPTCP_TRACK_ESTABLISHED)
+		return 0;
 	if (payload) {
 		__sync_fetch_and_add(&way->bytes, payload);
 		if (again)

@@ -169,6 +169,27 @@ track_synack(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct 
 	return half;
 }
 
+/** SYN or SYN/ACK. old: the established subflow of these ports, which a SYN/ACK that comes once
+ * more leaves as it is. */
+static __always_inline struct emptcp_track_subflow *
+track_opens(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
+	    int from, struct emptcp_track_subflow *half, struct emptcp_track_subflow *old,
+	    __u32 *tells)
+{
+	const struct tcphdr *tcp = pkt->tcp;
+
+	if (old) {
+		/* The third ACK was lost, or two SYNs were answered. */
+		if (tcp->ack && old->opener != from && old->proof == bpf_ntohl(tcp->seq) + 1)
+			return old;
+		/* The old one stays until the new one is proven. */
+		old->flags |= EMPTCP_TRACK_REOPENS;
+	}
+	if (tcp->ack)
+		return track_synack(ctx, pkt, key, from, half, tells);
+	return track_syn(ctx, pkt, key, from, half);
+}
+
 /** Ties a joined subflow, whose handshake is proven, to the connection whose token its SYN had. */
 static __always_inline void track_tie(struct emptcp_track_subflow *sub, __u32 zone)
 {
