@@ -238,6 +238,17 @@ fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
 /// once.
 #[track_caller]
 fn assert_rates<const N: usize>(what: &str, wanted: [f64; N], measure: impl Fn() -> [f64; N]) {
+    assert_shares(what, wanted, 1.0 - TOLERANCE, measure);
+}
+
+/// The same, where `least` of a rate is enough.
+#[track_caller]
+fn assert_shares<const N: usize>(
+    what: &str,
+    wanted: [f64; N],
+    least: f64,
+    measure: impl Fn() -> [f64; N],
+) {
     for attempt in 1..=TRIES {
         let found = measure();
         let mut reached = true;
@@ -251,7 +262,7 @@ fn assert_rates<const N: usize>(what: &str, wanted: [f64; N], measure: impl Fn()
                 found <= wanted * (1.0 + TOLERANCE),
                 "{what}: {found} bit/s, wanted {wanted}"
             );
-            reached &= found >= wanted * (1.0 - TOLERANCE);
+            reached &= found >= wanted * least;
         }
         if reached {
             return;
@@ -263,35 +274,19 @@ fn assert_rates<const N: usize>(what: &str, wanted: [f64; N], measure: impl Fn()
     }
 }
 
-/// No faster than the rate; not much slower: the scheduler of Multipath TCP does not keep every
-/// subflow full all the time (82 to 100 % were seen).
-#[track_caller]
-fn assert_limited(what: &str, found: f64, limit: f64) {
-    eprintln!(
-        "paced: {what}: {:.3} of {:.3} Mbit/s",
-        found / 1e6,
-        limit / 1e6
-    );
-    let share = found / limit;
-    assert!(
-        (0.7..=1.0 + TOLERANCE).contains(&share),
-        "{what}: {found} bit/s, limit {limit}"
-    );
-}
-
 #[test]
 fn root_each_subflow_has_the_rate_of_its_table_entry() {
     let Some(rig) = Rig::new() else {
         return;
     };
     let tables = json!({ "rates": { "type": "addr", "value": "rate",
-        "elements": { "10.77.0.1": "3Mbit", "10.77.1.1": "12Mbit" } } });
+        "elements": { "10.77.0.1": "3Mbit", "10.77.1.1": "6Mbit" } } });
     rig.apply(
         &tables,
         &json!({ "dst": { "table": "rates" } }),
         &json!({ "rate": { "table": "rates" } }),
     );
-    assert_rates("two connections", [3e6, 12e6], || {
+    assert_rates("two connections", [3e6, 6e6], || {
         rig.rates(false, &["10.77.0.1", "10.77.1.1"])
     });
 
@@ -318,9 +313,11 @@ fn root_each_subflow_has_the_rate_of_its_table_entry() {
     ] {
         netns.sh(line).unwrap();
     }
-    let [slow, fast] = rig.rates(true, &["10.77.0.1"]);
-    assert_limited("the first subflow", slow, 3e6);
-    assert_limited("the second subflow", fast, 12e6);
+    // The scheduler of Multipath TCP does not keep every subflow full all the time: 82 to 100 % were
+    // seen.
+    assert_shares("subflows", [3e6, 6e6], 0.7, || {
+        rig.rates(true, &["10.77.0.1"])
+    });
 }
 
 #[test]
