@@ -643,12 +643,14 @@ fn root_a_synack_once_more() {
             0,
         );
         s.data(false, 1100, 10);
+        s.data(true, 500, 300);
 
         let after = s.subflows().remove(&40000).unwrap();
         let packets = |s: &Subflow| [s.up(), s.down()].map(|way| u64_at(way, at::WAY_PACKETS));
         assert_eq!(packets(&before), [3, 2]);
-        assert_eq!(packets(&after), [5, 3]);
+        assert_eq!(packets(&after), [5, 4]);
         assert_eq!(u64_at(after.up(), 0), 1010);
+        assert_eq!(u64_at(after.down(), at::WAY_RETRANSMITTED), 300);
         // All that does not change: beginning, kind, keys, ids and scales.
         assert_eq!(before.0[..at::WAYS], after.0[..at::WAYS]);
         assert_eq!(after.up()[at::WAY_WSCALE], 7);

@@ -187,12 +187,12 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 			track_after(ctx, pkt, &key, from, tells);
 		return 0;
 	}
-	payload = emptcp_payload_len(ctx, pkt);
-	again = emptcp_sequence_take(&way->sequence, tcp, payload);
 	__sync_fetch_and_add(&way->packets, ctx_segments(ctx));
 	/* What it says was taken up before; newer packets may have gone this way since. */
 	if (tcp->syn && sub->state >= EMPTCP_TRACK_ESTABLISHED)
 		return 0;
+	payload = emptcp_payload_len(ctx, pkt);
+	again = emptcp_sequence_take(&way->sequence, tcp, payload);
 	if (payload) {
 		__sync_fetch_and_add(&way->bytes, payload);
 		if (again)

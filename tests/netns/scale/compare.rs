@@ -16,8 +16,17 @@ use crate::ss::Socket;
 use crate::ss::all_sockets;
 use crate::ss::place;
 
-/// The view, and the sockets of both ends, at a time when nothing was under way.
-pub(super) fn at_rest(rig: &Rig) -> (Vec<Value>, [Vec<Socket>; 2]) {
+/// What there is to see at a time when nothing was under way.
+pub(super) struct Rest {
+    pub(super) subflows: Vec<Value>,
+    pub(super) connections: Vec<Value>,
+    /// Of both ends.
+    pub(super) sockets: [Vec<Socket>; 2],
+}
+
+/// Waits for such a time: long after its last byte a kernel may send some once more, on another
+/// subflow.
+pub(super) fn at_rest(rig: &Rig) -> Rest {
     let moving = |all: &[Vec<Socket>; 2]| -> Vec<_> {
         let names = ["bytes_sent", "bytes_retrans", "segs_out", "segs_in"];
         let all = all.iter().flatten();
@@ -34,10 +43,17 @@ pub(super) fn at_rest(rig: &Rig) -> (Vec<Value>, [Vec<Socket>; 2]) {
     let mut before = sockets();
     let end = Instant::now() + LIMIT;
     loop {
-        let views = rig.run(&["--json", "subflows"]).ok().json();
+        let [subflows, connections] = ["subflows", "connections"].map(|what| {
+            let list = rig.run(&["--json", what]).ok().json();
+            list.as_array().unwrap().clone()
+        });
         let after = sockets();
         if moving(&before) == moving(&after) {
-            return (views.as_array().unwrap().clone(), after);
+            return Rest {
+                subflows,
+                connections,
+                sockets: after,
+            };
         }
         assert!(Instant::now() < end, "it never rests");
         before = after;
@@ -120,7 +136,8 @@ fn differences(
 }
 
 /// Each subflow of the tracker is one of the kernels', with all that both know.
-pub(super) fn assert_same(views: &[Value], sockets: &[Vec<Socket>; 2]) {
+pub(super) fn assert_same(rest: &Rest) {
+    let (views, sockets) = (&rest.subflows, &rest.sockets);
     let mut by_ends = BTreeMap::new();
     for (end, all) in sockets.iter().enumerate() {
         assert_eq!(all.len(), views.len(), "sockets and views");
@@ -160,9 +177,8 @@ pub(super) fn counters(netns: &Netns) -> BTreeMap<String, u64> {
 }
 
 /// Connections have the subflows that stand under their token, and carried what was sent.
-pub(super) fn assert_connections(rig: &Rig, views: &[Value], count: usize) {
-    let connections = rig.run(&["--json", "connections"]).ok().json();
-    let connections = connections.as_array().unwrap();
+pub(super) fn assert_connections(rig: &Rig, rest: &Rest, count: usize) {
+    let (views, connections) = (&rest.subflows, &rest.connections);
     assert_eq!(connections.len(), count);
     let mut subflows: BTreeMap<&str, u64> = BTreeMap::new();
     for token in views.iter().filter_map(|v| v["token"].as_str()) {
