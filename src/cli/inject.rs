@@ -293,9 +293,7 @@ fn ends(word: &str) -> Result<Ends> {
     let keys = keys.map_err(|error| anyhow!("{word:?}: {}", error.message))?;
     let key: Option<SubflowKey> = keys.first().and_then(|key| from_bytes(key));
     let key = key.ok_or_else(|| anyhow!("{word:?} is no subflow"))?;
-    let either = Ends::from(&key);
-    let [from, to] = either.ends;
-    Ok(Ends::of(from, to, either.zone).0)
+    Ok(Ends::of_packet(&key).0)
 }
 
 /// That there is no such subflow, and the one that is most like it.

@@ -3,16 +3,14 @@
 
 use anyhow::Context as _;
 use anyhow::Result;
-use libbpf_rs::MapHandle;
 use serde::Serialize;
 
-use super::state::state_pin;
+use super::state;
 use super::tables;
 use super::track::TrackMaps;
 use crate::abi::HeldJoin;
 use crate::abi::HeldState;
 use crate::abi::from_bytes;
-use crate::module::Scope;
 use crate::pin::Home;
 use crate::sys;
 use crate::track::Ends;
@@ -29,12 +27,9 @@ pub struct HeldJoins {
 /// What is known of them; those that are forgotten do not count.
 pub(super) fn held_joins(home: &Home) -> Result<HeldJoins> {
     let mut held = HeldJoins::default();
-    let path = state_pin(home, Scope::Keep, 0, "held_joins");
-    if !path.exists() {
+    let Some(map) = state::kept(home, "held_joins")? else {
         return Ok(held);
-    }
-    let map = MapHandle::from_pinned_path(&path);
-    let map = map.with_context(|| format!("cannot open {}", path.display()))?;
+    };
     let maps = TrackMaps::open(home)?;
     let now = sys::boot_time()?;
     for (_, value) in tables::read(&map).context("cannot read SYNs that are held")? {
@@ -54,8 +49,7 @@ pub(super) fn held_joins(home: &Home) -> Result<HeldJoins> {
 
 /// Whether its subflow is there all the same.
 fn has_passed(join: &HeldJoin, maps: Option<&TrackMaps>) -> Result<bool> {
-    let either = Ends::from(&join.subflow);
-    let (ends, _) = Ends::of(either.ends[0], either.ends[1], either.zone);
+    let (ends, _) = Ends::of_packet(&join.subflow);
     match maps {
         Some(maps) => Ok(TrackMaps::subflow(&maps.subflows, &ends)?.is_some()),
         None => Ok(false),

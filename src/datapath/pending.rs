@@ -9,15 +9,13 @@ use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 
-use super::state::state_pin;
+use super::state;
 use super::tables;
 use super::track::TrackMaps;
 use crate::abi::Pending;
 use crate::abi::SubflowKey;
 use crate::abi::bytes_of;
 use crate::abi::from_bytes;
-use crate::frame::ends_of;
-use crate::module::Scope;
 use crate::module::TableKey;
 use crate::pin::Home;
 use crate::sys;
@@ -44,17 +42,6 @@ pub(crate) struct Wait {
     pub(crate) changed: bool,
 }
 
-impl Wait {
-    /// Its key: the subflow as packets of the direction have it.
-    fn key(&self) -> SubflowKey {
-        let (from, to) = ends_of(&self.ends, self.direction);
-        SubflowKey::from(&Ends {
-            ends: [from, to],
-            zone: self.ends.zone,
-        })
-    }
-}
-
 impl Waiting {
     /// `None`: no policy is in force, or nothing in it waits.
     ///
@@ -66,12 +53,9 @@ impl Waiting {
     }
 
     pub(super) fn open(home: &Home) -> Result<Option<Self>> {
-        let path = state_pin(home, Scope::Keep, 0, PENDING);
-        if !path.exists() {
+        let Some(map) = state::kept(home, PENDING)? else {
             return Ok(None);
-        }
-        let map = MapHandle::from_pinned_path(&path);
-        let map = map.with_context(|| format!("cannot open {}", path.display()))?;
+        };
         let sizes = [map.key_size(), map.value_size()].map(|size| size as usize);
         let known = sizes == [size_of::<SubflowKey>(), size_of::<Pending>()];
         Ok(known.then_some(Self(map)))
@@ -82,8 +66,7 @@ impl Waiting {
         let entries = tables::read(&self.0).context("cannot read what waits")?;
         let entries = entries.iter().filter_map(|(key, value)| {
             let (key, value): (SubflowKey, Pending) = (from_bytes(key)?, from_bytes(value)?);
-            let either = Ends::from(&key);
-            let (ends, direction) = Ends::of(either.ends[0], either.ends[1], either.zone);
+            let (ends, direction) = Ends::of_packet(&key);
             Some(Wait {
                 ends,
                 direction: direction.into(),
@@ -96,20 +79,24 @@ impl Waiting {
 
     /// It waits no more.
     pub(crate) fn over(&self, wait: &Wait) -> Result<()> {
-        match self.0.delete(bytes_of(&wait.key())) {
+        match self
+            .0
+            .delete(bytes_of(&wait.ends.packet_key(wait.direction)))
+        {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    /// Notes a change; what an actor has noted stays.
-    pub(super) fn note(&self, wait: &Wait) -> Result<()> {
+    /// Notes that a packet of the direction may be treated otherwise since `at`, a time of the
+    /// tracker's clock; what an actor has noted stays.
+    pub(super) fn note(&self, ends: &Ends, direction: usize, at: u64) -> Result<()> {
         let value = Pending {
-            at: wait.at,
-            changed: wait.changed.into(),
+            at,
+            changed: 1,
             ..Pending::default()
         };
-        let key = wait.key();
+        let key = ends.packet_key(direction);
         match self
             .0
             .update(bytes_of(&key), bytes_of(&value), MapFlags::NO_EXIST)
@@ -199,12 +186,7 @@ impl Changes {
         let at = sys::boot_time()?;
         for ends in known {
             for direction in [0, 1] {
-                waiting.note(&Wait {
-                    ends,
-                    direction,
-                    at,
-                    changed: true,
-                })?;
+                waiting.note(&ends, direction, at)?;
             }
         }
         Ok(())
@@ -213,11 +195,10 @@ impl Changes {
 
 /// The subflow of a key, if the tracker knows it.
 fn of_subflow(key: &[u8], maps: &TrackMaps) -> Result<Option<Ends>> {
-    let either: Option<SubflowKey> = from_bytes(key);
-    let either = either.as_ref().map(Ends::from);
-    let Some(ends) = either.map(|e| Ends::of(e.ends[0], e.ends[1], e.zone).0) else {
+    let Some(key) = from_bytes::<SubflowKey>(key) else {
         return Ok(None);
     };
+    let (ends, _) = Ends::of_packet(&key);
     Ok(TrackMaps::subflow(&maps.subflows, &ends)?.map(|_| ends))
 }
 

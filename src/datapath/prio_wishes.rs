@@ -11,6 +11,7 @@ use libbpf_rs::MapType;
 
 use super::maps::create_map;
 use super::state::STATE;
+use super::state::kept_of;
 use super::state::state_pin;
 use super::tables;
 use crate::abi::PrioWish;
@@ -19,7 +20,6 @@ use crate::abi::TrackFlags;
 use crate::abi::TrackSubflow;
 use crate::abi::bytes_of;
 use crate::abi::from_bytes;
-use crate::frame::ends_of;
 use crate::module::Scope;
 use crate::pin;
 use crate::pin::Home;
@@ -100,11 +100,10 @@ impl PrioWishes {
     /// The kernel's, or that another version of emptcp made the maps.
     pub(crate) fn open() -> Result<Option<Self>> {
         let home = Home::current(false)?;
-        let value = size_of::<PrioWish>();
-        match open(&home, WISHES, [size_of::<SubflowKey>(), value])? {
+        match kept_of::<SubflowKey, PrioWish>(&home, WISHES)? {
             Some(wishes) => Ok(Some(Self {
                 wishes,
-                names: open(&home, NAMES, [4, NAME])?,
+                names: kept_of::<u32, [u8; NAME]>(&home, NAMES)?,
             })),
             None => Ok(None),
         }
@@ -145,7 +144,7 @@ impl PrioWishes {
     ) -> Result<Option<PrioWish>> {
         let value = self
             .wishes
-            .lookup(bytes_of(&key(ends, direction)), MapFlags::ANY)?;
+            .lookup(bytes_of(&ends.packet_key(direction)), MapFlags::ANY)?;
         let wish: Option<PrioWish> = value.and_then(|value| from_bytes(&value));
         // Of an earlier one with its ports, whose SYN no chain saw.
         let is_old = |wish: &PrioWish| {
@@ -157,7 +156,7 @@ impl PrioWishes {
 
     /// Stores them; `None`: there are none.
     pub(crate) fn put(&self, ends: &Ends, direction: usize, wish: Option<&PrioWish>) -> Result<()> {
-        let key = key(ends, direction);
+        let key = ends.packet_key(direction);
         match wish {
             Some(wish) => (self.wishes).update(bytes_of(&key), bytes_of(wish), MapFlags::ANY)?,
             None => drop(self.wishes.delete(bytes_of(&key))),
@@ -260,28 +259,6 @@ impl Seat {
 pub(crate) fn is_wanted(wish: &PrioWish) -> bool {
     let mut all = wish.pad_wants.iter().chain(&wish.pad_named);
     all.any(|wants| *wants != 0)
-}
-
-/// The subflow as packets of the direction have it.
-fn key(ends: &Ends, direction: usize) -> SubflowKey {
-    let (from, to) = ends_of(ends, direction);
-    SubflowKey::from(&Ends {
-        ends: [from, to],
-        zone: ends.zone,
-    })
-}
-
-fn open(home: &Home, name: &str, sizes: [usize; 2]) -> Result<Option<MapHandle>> {
-    let path = state_pin(home, Scope::Keep, 0, name);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let map = MapHandle::from_pinned_path(&path);
-    let map = map.with_context(|| format!("cannot open {}", path.display()))?;
-    if [map.key_size() as usize, map.value_size() as usize] != sizes {
-        bail!("the map {name} in force has another layout (of another version?)");
-    }
-    Ok(Some(map))
 }
 
 fn create(home: &Home, name: &str, ty: MapType, sizes: [u32; 3]) -> Result<MapHandle> {

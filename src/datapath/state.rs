@@ -34,6 +34,34 @@ pub(super) fn state_pin(home: &Home, scope: Scope, step: u32, map: &str) -> Path
     home.join(STATE).join(state_name(scope, step, map))
 }
 
+/// The map of this name that outlives every apply; `None`: there is none.
+pub(super) fn kept(home: &Home, name: &str) -> Result<Option<MapHandle>> {
+    let path = state_pin(home, Scope::Keep, 0, name);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let map = MapHandle::from_pinned_path(&path);
+    Ok(Some(map.with_context(|| {
+        format!("cannot open {}", path.display())
+    })?))
+}
+
+/// The same, of keys and values of these sizes.
+///
+/// # Errors
+///
+/// The kernel's, or that another version of emptcp made the map.
+pub(super) fn kept_of<K, V>(home: &Home, name: &str) -> Result<Option<MapHandle>> {
+    let Some(map) = kept(home, name)? else {
+        return Ok(None);
+    };
+    let sizes = [map.key_size(), map.value_size()].map(|size| size as usize);
+    if sizes != [size_of::<K>(), size_of::<V>()] {
+        bail!("the map {name} in force has another layout (of another version?)");
+    }
+    Ok(Some(map))
+}
+
 /// The map that a step of a module keeps: the one that is there, else a new one.
 pub(super) fn state_map(home: &Home, wanted: &StateMap<'_>, limits: &Limits) -> Result<MapHandle> {
     pin::create_folder(&home.join(STATE))?;

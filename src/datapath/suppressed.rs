@@ -3,12 +3,10 @@
 
 use anyhow::Context as _;
 use anyhow::Result;
-use libbpf_rs::MapHandle;
 
 use super::pending::PENDING;
-use super::pending::Wait;
 use super::pending::Waiting;
-use super::state::state_pin;
+use super::state;
 use super::stored::Stored;
 use super::tables;
 use super::track::TrackMaps;
@@ -19,7 +17,6 @@ use crate::abi::TrackState;
 use crate::abi::TrackSubflow;
 use crate::abi::from_bytes;
 use crate::module::Registry;
-use crate::module::Scope;
 use crate::pin::Home;
 use crate::sys;
 use crate::track::ConnKey;
@@ -54,24 +51,16 @@ pub(super) fn applied(home: &Home, now: &Stored, registry: &Registry) -> Result<
     let track = maps.read()?;
     let at = sys::boot_time()?;
     for (ends, direction) in owners.iter().flat_map(|owner| sends(owner, &track)) {
-        waiting.note(&Wait {
-            ends,
-            direction,
-            at,
-            changed: true,
-        })?;
+        waiting.note(&ends, direction, at)?;
     }
     Ok(())
 }
 
 /// Whose announcements were suppressed, and not brought back.
 fn suppressed(home: &Home) -> Result<Vec<StashOwner>> {
-    let path = state_pin(home, Scope::Keep, 0, SUPPRESSED);
-    if !path.exists() {
+    let Some(map) = state::kept(home, SUPPRESSED)? else {
         return Ok(Vec::new());
-    }
-    let map = MapHandle::from_pinned_path(&path);
-    let map = map.with_context(|| format!("cannot open {}", path.display()))?;
+    };
     let entries = tables::read(&map).context("cannot read what was suppressed")?;
     let owners = entries.iter().filter_map(|(key, value)| {
         let list: StashList = from_bytes(value)?;
@@ -86,8 +75,7 @@ fn sends(owner: &StashOwner, track: &Track) -> Vec<(Ends, usize)> {
         TrackState(sub.state.into()) == TrackState::EMPTCP_TRACK_ESTABLISHED && sub.fallback == 0
     };
     if owner.has_token == 0 {
-        let either = Ends::from(&owner.subflow);
-        let (ends, direction) = Ends::of(either.ends[0], either.ends[1], either.zone);
+        let (ends, direction) = Ends::of_packet(&owner.subflow);
         let known = track.subflows.get(&ends).filter(|sub| is_open(sub));
         return known
             .map(|_| (ends, usize::from(direction)))

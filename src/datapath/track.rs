@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
-use anyhow::bail;
 use libbpf_rs::ErrorKind;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
@@ -19,7 +18,7 @@ use nix::fcntl::Flock;
 use super::inet_diag::mptcp_sockets;
 use super::netlink::addresses;
 use super::prio_wishes::PrioWishes;
-use super::state::state_pin;
+use super::state::kept_of;
 use super::stored::Stored;
 use super::stored::in_force;
 use super::table_edit::Lock;
@@ -33,7 +32,6 @@ use crate::abi::bytes_of;
 use crate::abi::from_bytes;
 use crate::interface::Interfaces;
 use crate::module::Registry;
-use crate::module::Scope;
 use crate::pin::Home;
 use crate::sys;
 use crate::track;
@@ -64,26 +62,18 @@ impl TrackMaps {
     ///
     /// The kernel's, or that another version of emptcp made the maps.
     pub(super) fn open(home: &Home) -> Result<Option<Self>> {
-        let open = |name: &str, sizes: [usize; 2]| {
-            let path = state_pin(home, Scope::Keep, 0, name);
-            let map = MapHandle::from_pinned_path(&path)
-                .with_context(|| format!("cannot open {}", path.display()))?;
-            let found = [map.key_size() as usize, map.value_size() as usize];
-            if found != sizes {
-                bail!("the map {name} in force has another layout (of another version?)");
-            }
-            Ok(map)
-        };
-        if !state_pin(home, Scope::Keep, 0, "subflows").exists() {
-            return Ok(None);
+        fn open<K, V>(home: &Home, name: &str) -> Result<MapHandle> {
+            kept_of::<K, V>(home, name)?.with_context(|| format!("there is no map {name}"))
         }
-        let (subflow, key) = (size_of::<SubflowKey>(), size_of::<TrackKey>());
+        let Some(subflows) = kept_of::<SubflowKey, TrackSubflow>(home, "subflows")? else {
+            return Ok(None);
+        };
         Ok(Some(Self {
-            subflows: open("subflows", [subflow, size_of::<TrackSubflow>()])?,
-            half_open: open("half_open", [subflow, size_of::<TrackSubflow>()])?,
-            connections: open("connections", [key, size_of::<TrackConn>()])?,
-            client_tokens: open("client_tokens", [key, size_of::<u32>()])?,
-            secrets: open("secrets", [key, 2 * size_of::<u64>()])?,
+            subflows,
+            half_open: open::<SubflowKey, TrackSubflow>(home, "half_open")?,
+            connections: open::<TrackKey, TrackConn>(home, "connections")?,
+            client_tokens: open::<TrackKey, u32>(home, "client_tokens")?,
+            secrets: open::<TrackKey, [u64; 2]>(home, "secrets")?,
         }))
     }
 

@@ -25,6 +25,24 @@ impl Ends {
             (Self { ends, zone }, 0)
         }
     }
+
+    /// The same of the key that a packet has.
+    pub(crate) fn of_packet(key: &SubflowKey) -> (Self, u8) {
+        let Self {
+            ends: [from, to],
+            zone,
+        } = Self::from(key);
+        Self::of(from, to, zone)
+    }
+
+    /// The key that packets of a direction have.
+    pub(crate) fn packet_key(&self, direction: usize) -> SubflowKey {
+        let (from, to) = (self.ends[direction], self.ends[1 - direction]);
+        SubflowKey::from(&Self {
+            ends: [from, to],
+            zone: self.zone,
+        })
+    }
 }
 
 /// What `emptcp_is_higher()` compares: addresses as words of this machine, though they are in
