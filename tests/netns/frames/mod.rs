@@ -2,6 +2,9 @@
 //! Frames that user space makes for connections of Multipath TCP between real stacks: `emptcp
 //! set-prio` and `emptcp inject` at the server, towards its own stack and towards the client's.
 
+mod by_run;
+mod forwarded;
+
 use std::io::Read as _;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -14,19 +17,19 @@ use std::time::Instant;
 use serde_json::Value;
 use serde_json::json;
 
-use super::mptcp::counter;
-use super::pair::LIMIT;
-use super::pair::connect;
-use super::pair::fill;
-use super::pair::listen;
-use super::pair::send;
-use super::raw;
-use super::reader::Reader;
-use super::rig::Netns;
-use super::rig::Rig;
-use super::rig::Tc;
-use super::rig::often;
-use super::rig::wait_for;
+use crate::mptcp::counter;
+use crate::pair::LIMIT;
+use crate::pair::connect;
+use crate::pair::fill;
+use crate::pair::listen;
+use crate::pair::send;
+use crate::raw;
+use crate::reader::Reader;
+use crate::rig::Netns;
+use crate::rig::Rig;
+use crate::rig::Tc;
+use crate::rig::often;
+use crate::rig::wait_for;
 
 const PORT: u16 = 5001;
 /// Bytes of a transfer.
@@ -424,265 +427,4 @@ fn root_frames_refusals() {
     connection.rest();
     assert_eq!(received(&rig), [0, 0]);
     connection.assert_whole();
-}
-
-/// Neither end is here: what comes in by one interface leaves by another.
-fn forwarded(places: &[&str], by: [&str; 2]) {
-    let rig = rig(1);
-    let third = Netns::new();
-    third.sh("sysctl -qw net.mptcp.enabled=1");
-    super::rig::sh(&format!(
-        "ip link add r0 netns {} type veth peer name r0 netns {}",
-        rig.near.name, third.name
-    ));
-    rig.near.sh(
-        "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 && \
-         ip addr add 10.78.0.2/24 dev r0 && ip addr add fd78::2/64 dev r0 nodad && ip link set r0 up",
-    );
-    third.sh(
-        "ip addr add 10.78.0.1/24 dev r0 && ip addr add fd78::1/64 dev r0 nodad && \
-         ip link set r0 up && ip route add default via 10.78.0.2 && \
-         ip -6 route add default via fd78::2",
-    );
-    rig.far
-        .sh("ip route add 10.78.0.0/24 via 10.77.0.2 && ip -6 route add fd78::/64 via fd77:0::2");
-    for address in ["10.78.0.1", "fd78::1"] {
-        let policy = json!({ "version": 1, "track": places, "chains": [] });
-        let path = rig.folder.write("track.json", policy.to_string());
-        rig.run(&["apply", path.to_str().unwrap()]).ok();
-        let connection = Connection::to(&rig.far, &third, address.parse().unwrap());
-        connection.send(true, SIZE);
-        connection.send(false, SIZE);
-        connection.rest();
-        let subflow = only(&rig);
-        let received = || [&rig.far, &third].map(|end| counter(end, "MPTcpExtMPPrioRx"));
-        let errors = || {
-            let names = [
-                "TcpInCsumErrors",
-                "TcpInErrs",
-                "TcpExtPAWSEstab",
-                "TcpOutRsts",
-            ];
-            [&rig.far, &third].map(|end| names.map(|name| counter(end, name)))
-        };
-        let (before, none) = (received(), errors());
-        for number in 1..=4 {
-            let priority = ["nobackup", "backup"][number % 2];
-            let sent = rig
-                .run(&["--json", "set-prio", &subflow, priority])
-                .ok()
-                .json();
-            let sent = sent.as_array().unwrap();
-            let how = |to: &str| {
-                let frame = sent.iter().find(|frame| frame["to"] == to).unwrap();
-                (frame["by"].clone(), frame["interface"].clone())
-            };
-            assert_eq!(how("server"), (by[0].into(), "p0".into()));
-            assert_eq!(how("client").0, by[1]);
-        }
-        assert_eq!(received(), before.map(|n| n + 4), "{address}");
-        assert_eq!(errors(), none, "{address}");
-        connection.assert_whole();
-        drop(connection);
-        rig.run(&["delete"]).ok();
-    }
-}
-
-#[test]
-fn root_frames_through_a_router() {
-    forwarded(&["p0", "r0"], ["live frame", "live frame"]);
-}
-
-/// As in front of a guest, of which one interface is seen.
-#[test]
-fn root_frames_through_one_interface() {
-    forwarded(&["p0"], ["live frame", "packet socket"]);
-}
-
-/// The tag of a VLAN stands beside packets at tc, and must be in frames.
-#[test]
-fn root_frames_in_a_vlan() {
-    let rig = rig(1);
-    for (address, ether) in [("10.77.0.2", "0800"), ("fd77:0::2", "86dd")] {
-        let connection = Connection::new(&rig, address.parse().unwrap());
-        connection.send(true, 4096);
-        connection.send(false, 4096);
-        // From here on the server gets none of its packets.
-        let ifindex = rig.near.ifindex("p0");
-        let tagged = rig.near.within(|| raw::vlan_at_ingress(ifindex, 5));
-        track(&rig, &json!([]));
-        (&connection.client).write_all(&[7; 100]).unwrap();
-        let mut frame = String::new();
-        wait_for("a packet", LIMIT, || {
-            let subflow = only(&rig);
-            let args = [
-                "--json",
-                "set-prio",
-                &subflow,
-                "backup",
-                "--to",
-                "server",
-                "--dry-run",
-            ];
-            let looked = rig.run(&args);
-            if looked.code == Some(0) {
-                frame = looked.json()[0]["frame"].as_str().unwrap().to_owned();
-            }
-            !frame.is_empty()
-        });
-        let expected = format!("02000000000202000000000181000005{ether}");
-        assert!(frame.starts_with(&expected), "{frame}");
-        drop(tagged);
-        let mut got = [0; 100];
-        (&connection.server).read_exact(&mut got).unwrap();
-        // Its own frames are without.
-        connection.assert_whole();
-        drop(connection);
-        rig.run(&["delete"]).ok();
-    }
-}
-
-/// Makes the subflows of a connection backup, in both directions, by a table.
-fn by_table(rig: &Rig) {
-    let chain = |name: &str, hook: &str| {
-        json!({ "name": name, "hook": hook, "interfaces": ["p*"],
-            "select": { "all": [{ "mptcp": {} }, { "connection": { "table": "slow" } }] },
-            "act": [{ "set_flow_prio": { "backup": { "table": "slow" } } }] })
-    };
-    let policy = json!({ "version": 1, "track": ["p*"],
-        "tables": { "slow": { "type": "token", "value": "bool", "size": 100 } },
-        "chains": [chain("in", "tc-ingress"), chain("out", "tc-egress")] });
-    let path = rig.folder.write("slow.json", policy.to_string());
-    rig.run(&["apply", path.to_str().unwrap()]).ok();
-}
-
-/// A table changes while no packet comes by: `run` sends one, which meets the chains.
-#[test]
-fn root_frames_of_run_for_changes_of_a_table() {
-    let rig = rig(1);
-    for (address, _) in ADDRESSES {
-        by_table(&rig);
-        let connection = Connection::new(&rig, address.parse().unwrap());
-        connection.send(true, SIZE);
-        connection.send(false, SIZE);
-        connection.rest();
-        let token = rig.run(&["--json", "subflows"]).ok().json()[0]["token"].clone();
-        let set = |value: &str| {
-            let args = ["table", "add", "slow", token.as_str().unwrap(), value];
-            rig.run(&args).ok();
-        };
-        let (before, none) = (received(&rig), errors(&rig));
-
-        // Without run it waits, as status says.
-        set("true");
-        std::thread::sleep(Duration::from_millis(500));
-        assert_eq!(received(&rig), before);
-        assert_eq!(rig.status()["waiting"], 2);
-        let status = rig.run(&["status"]).ok().out;
-        assert!(status.contains("2 directions of subflows wait"), "{status}");
-
-        let daemon = Reader::start(&rig, "run", &["run"]);
-        let mut expected = before;
-        for value in ["", "false", "true", "false"] {
-            let start = Instant::now();
-            if !value.is_empty() {
-                set(value);
-            }
-            expected = expected.map(|n| n + 1);
-            wait_for("MP_PRIO", LIMIT, || received(&rig) == expected);
-            println!("{address} {value}: after {:?}", start.elapsed());
-            // Contradicting wishes are 100 ms apart.
-            std::thread::sleep(Duration::from_millis(500));
-            assert_eq!(received(&rig), expected);
-            assert_eq!(rig.status()["waiting"], 0);
-        }
-        // What changes nothing sends nothing but an ACK.
-        set("false");
-        std::thread::sleep(Duration::from_millis(500));
-        assert_eq!(received(&rig), expected);
-        connection.assert_whole();
-        assert_eq!(errors(&rig), none, "{address}");
-        let (out, err) = daemon.end();
-        assert_eq!(
-            (out.as_str(), err.as_str()),
-            ("", "emptcp: running, until a signal (Ctrl-C) ends it\n")
-        );
-        drop(connection);
-        rig.run(&["delete"]).ok();
-    }
-}
-
-/// Who only sends has no ACK that could carry anything: `run` sends one among its data.
-#[test]
-fn root_frames_of_run_while_data_flow() {
-    let rig = rig(1);
-    for (address, _) in ADDRESSES {
-        track(&rig, &json!([]));
-        let connection = Connection::new(&rig, address.parse().unwrap());
-        connection.send(false, SIZE);
-        connection.send(true, SIZE);
-        connection.rest();
-        let before = received(&rig);
-        let none = errors(&rig);
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        connection
-            .server
-            .set_read_timeout(Some(Duration::from_secs(1)))
-            .unwrap();
-        std::thread::scope(|scope| {
-            let sender = scope.spawn(|| {
-                let bytes = fill(3, 20_000);
-                let mut sent = 0;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    (&connection.client).write_all(&bytes).unwrap();
-                    sent += bytes.len();
-                    std::thread::sleep(Duration::from_micros(700));
-                }
-                sent
-            });
-            let receiver = scope.spawn(|| {
-                let mut got = 0;
-                let mut buffer = vec![0; 65536];
-                // Until nothing comes any more.
-                while let Ok(count @ 1..) = (&connection.server).read(&mut buffer) {
-                    got += count;
-                }
-                got
-            });
-            let wish = |backup: bool| {
-                let act = json!([{ "set_flow_prio": { "backup": backup } }]);
-                json!([{ "name": "prio", "hook": "tc-ingress", "interfaces": ["p0"],
-                    "select": { "mptcp": {} }, "act": act }])
-            };
-            // Without run nothing carries it.
-            track(&rig, &wish(true));
-            std::thread::sleep(Duration::from_millis(700));
-            assert_eq!(received(&rig), before);
-            assert_eq!(rig.status()["waiting"], 1);
-            let daemon = Reader::start(&rig, "run", &["run"]);
-            let mut expected = before[0];
-            for number in 0..20 {
-                let start = Instant::now();
-                track(&rig, &wish(number % 2 == 0));
-                expected += 1;
-                wait_for("MP_PRIO", LIMIT, || received(&rig)[0] == expected);
-                println!("{address}: {expected} after {:?}", start.elapsed());
-            }
-            // Those of a command.
-            let subflow = only(&rig);
-            for _ in 0..20 {
-                rig.run(&["set-prio", &subflow, "nobackup", "--to", "server"])
-                    .ok();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-            assert_eq!(received(&rig)[0], expected + 20);
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            assert_eq!(receiver.join().unwrap(), sender.join().unwrap());
-            daemon.end();
-        });
-        connection.assert_whole();
-        assert_eq!(errors(&rig), none, "{address}");
-        drop(connection);
-        rig.run(&["delete"]).ok();
-    }
 }
