@@ -11,6 +11,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use libbpf_cargo::SkeletonBuilder;
+use lz4::block::CompressionMode;
 
 /// Families of hooks: what to define, and what stands in a source that is not for it.
 const FAMILIES: [(&str, &str, &str); 2] = [
@@ -76,7 +77,8 @@ impl Pack {
 
     /// Writes the block, and the static that includes it.
     fn write(&self, file: &Path, constant: &str, table: &mut String) -> Result<(), Box<dyn Error>> {
-        fs::write(file, lz4_flex::block::compress(&self.bytes))?;
+        let mode = CompressionMode::HIGHCOMPRESSION(12);
+        fs::write(file, lz4::block::compress(&self.bytes, Some(mode), false)?)?;
         write!(
             table,
             "static {constant}: Packed = Packed {{\n    block: include_bytes!({file:?}),\n    \
