@@ -144,10 +144,10 @@ stage_lab() {
 }
 
 # A guest keeps a CPU busy, and the tests as root wait most of the time: where both are wanted, guests
-# run beside them with what they leave of the CPUs.
+# run beside them with what they leave of the CPUs, one after the other: some measure rates.
 start_guests() {
 	# shellcheck disable=SC2016 # for the inner shell
-	setsid bash -c 'nice -n 15 scripts/vmtest.sh --ends >"$1/guests" 2>&1; echo $? >"$1/guests.rc"' \
+	setsid bash -c 'EMPTCP_VM_JOBS=1 nice -n 15 scripts/vmtest.sh --ends >"$1/guests" 2>&1; echo $? >"$1/guests.rc"' \
 		bash "$tmp" </dev/null &
 	guests=$!
 }

@@ -12,14 +12,15 @@
 #
 # The emulator needs neither root nor KVM. EMPTCP_VM_KVM=1 uses KVM (not asked
 # for, because a /dev/kvm that exists may still hang), EMPTCP_VM_TIMEOUT is the
-# limit in seconds per guest (2400), EMPTCP_CACHE the directory of the kernels
-# (.cache), EMPTCP_DEBIAN_MIRROR where they come from if not from the mirror that
-# this machine uses itself. Consoles are kept in target/vm/KERNEL.log.
+# limit in seconds per guest (2400), EMPTCP_VM_JOBS how many run at a time (2:
+# each keeps one CPU busy), EMPTCP_CACHE the directory of the kernels (.cache),
+# EMPTCP_DEBIAN_MIRROR where they come from if not from the mirror that this
+# machine uses itself. Consoles are kept in target/vm/KERNEL.log.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-usage() { sed -n '4,18s/^# \{0,1\}//p' "$ROOT/scripts/vmtest.sh"; }
+usage() { sed -n '4,19s/^# \{0,1\}//p' "$ROOT/scripts/vmtest.sh"; }
 
 mapfile -t listed < <(awk '/^[^#]/ { print $1 }' "$ROOT/tests/kernels.txt")
 update=() payload='' names=()
@@ -50,7 +51,7 @@ done
 [ ${#names[@]} -gt 0 ] || names=("${listed[@]}")
 
 logs=$ROOT/target/vm
-limit=${EMPTCP_VM_TIMEOUT:-2400}
+limit=${EMPTCP_VM_TIMEOUT:-2400} jobs=${EMPTCP_VM_JOBS:-2}
 tmp=$(mktemp -d) pids=()
 # shellcheck disable=SC2329 # called by the traps
 clean() {
@@ -139,7 +140,6 @@ guest() {
 	return 1
 }
 
-# Two at a time: each keeps one CPU busy.
 failed=0
 finish() {
 	local pid
@@ -155,7 +155,7 @@ for name in "${names[@]}"; do
 		echo "test result: FAILED. 0 passed; 1 failed; 0 ignored; kernel $name"
 		continue
 	fi
-	[ ${#pids[@]} -lt 2 ] || finish
+	[ ${#pids[@]} -lt "$jobs" ] || finish
 	guest "$name" "$dir" &
 	pids+=($!)
 done
