@@ -53,6 +53,7 @@ want_test() {
 	want_lab
 	tool tshark tshark
 	want_bpftool=1
+	want_mptcpd=1
 	want_format=1
 	want_rust_lint=1
 }
@@ -266,9 +267,29 @@ setup_bpftool() {
 Cure: install the tools of this kernel, so that \`bpftool version\` works"
 }
 
+# A path manager for tests to run in namespaces of theirs. Where it was not here before, its service,
+# which changes the endpoints of this host, is kept from starting.
+setup_mptcpd() {
+	local p packages=()
+	[ -x /usr/libexec/mptcpd ] && compgen -G '/usr/lib/*/mptcpd/addr_adv.so' >/dev/null && return
+	update
+	for p in mptcpd mptcpd-plugins; do
+		[ -z "$(candidate "$p")" ] || packages+=("$p")
+	done
+	if [ ${#packages[@]} = 0 ]; then
+		note "no mptcpd in apt's lists: the tests beside it will be left out"
+		return
+	fi
+	if [ ! -x /usr/libexec/mptcpd ] && [ -d /run/systemd/system ]; then
+		note "masking mptcp.service: systemctl unmask mptcp.service to use it"
+		as_root systemctl --quiet mask mptcp.service
+	fi
+	install "${packages[@]}"
+}
+
 # -----------------------------------------------------------------------------
 
-want_clang='' want_rust='' want_format='' want_rust_lint='' want_static='' want_bpftool=''
+want_clang='' want_rust='' want_format='' want_rust_lint='' want_static='' want_bpftool='' want_mptcpd=''
 [ $# -gt 0 ] || set -- build
 for part; do
 	case $part in
@@ -298,6 +319,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 [ -z "$want_clang" ] || setup_clang
 [ -z "$want_bpftool" ] || setup_bpftool
+[ -z "$want_mptcpd" ] || setup_mptcpd
 [ -z "$want_format" ] || setup_format
 [ -z "$want_rust" ] || setup_rust
 [ -z "$want_rust_lint" ] || setup_rust_lint

@@ -30,6 +30,7 @@ mod loaded;
 mod many;
 mod monitor;
 mod mptcp;
+mod mptcpd;
 mod others;
 mod outside;
 mod owners;

@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use emptcp_lab::Lab;
 use nix::mount::MntFlags;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
@@ -294,6 +295,22 @@ impl Rig {
             rig.add_link(link);
         }
         rig
+    }
+
+    /// Two hosts of a lab, which owns their namespaces: drop it first.
+    pub(crate) fn in_lab(lab: &Lab, near: &str, far: &str) -> Self {
+        let netns = |host| Netns {
+            name: lab.netns(host).to_owned(),
+        };
+        Self {
+            far: netns(far),
+            near: netns(near),
+            bpffs: BpfFs::new(false),
+            folder: TempDir::new(),
+            tc: Tc::Tcx,
+            modules: None,
+            calls: None,
+        }
     }
 
     pub(crate) fn add_link(&self, link: usize) {
