@@ -37,6 +37,7 @@ mod owners;
 mod paced;
 mod pair;
 mod paths;
+mod pays;
 mod points;
 mod police;
 mod quota;
