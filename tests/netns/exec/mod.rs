@@ -3,6 +3,7 @@
 //! becomes of their entries, and of traffic, when they fail. The policy is at the client.
 
 mod cost;
+mod disjoint;
 mod examples;
 mod idle;
 mod rate;
