@@ -15,12 +15,9 @@ use serde_json::json;
 use super::mptcp::counter;
 use super::raw;
 use super::reader::Reader;
-use super::rig::BpfFs;
-use super::rig::Netns;
 use super::rig::Rig;
-use super::rig::Tc;
-use super::rig::TempDir;
 use super::rig::wait_for;
+use super::ss;
 
 const PORT: u16 = 5001;
 const LIMIT: Duration = Duration::from_secs(10);
@@ -59,18 +56,7 @@ struct Stand {
 impl Stand {
     fn new(congestion: Option<&str>) -> Self {
         let lab = lab();
-        let netns = |host| Netns {
-            name: lab.netns(host).to_owned(),
-        };
-        let rig = Rig {
-            near: netns("server"),
-            far: netns("client"),
-            bpffs: BpfFs::new(false),
-            folder: TempDir::new(),
-            tc: Tc::Tcx,
-            modules: None,
-            calls: None,
-        };
+        let rig = Rig::in_lab(&lab, "server", "client");
         let any = "0.0.0.0".parse().unwrap();
         let listen = || TcpListener::from(raw::mptcp_listener(any, PORT));
         let listener = rig.near.within(listen);
@@ -166,10 +152,7 @@ impl Stand {
 
     /// Whether the server takes the slow path for backup, since it was told so.
     fn is_backup(&self) -> bool {
-        let line = format!("ss -Htino state established src 10.0.2.1 sport = :{PORT}");
-        let all = self.rig.near.sh(&line);
-        let flags = all.split("flags:").nth(1).unwrap_or_default();
-        flags.split_whitespace().next().unwrap().contains('B')
+        ss::is_backup(&self.rig.near, &format!("src 10.0.2.1 sport = :{PORT}"))
     }
 }
 

@@ -30,6 +30,7 @@ use super::rig::Killed;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::wait_for;
+use super::ss::is_backup;
 
 const MPTCPD: &str = "/usr/libexec/mptcpd";
 const PORT: u16 = 5001;
@@ -153,15 +154,6 @@ impl Stand {
         counter(&self.rig.far, "MPTcpExtMPJoinSynRx")
     }
 
-    /// Matches of a module's steps.
-    fn matched(&self, module: &str) -> u64 {
-        let status = self.rig.status();
-        let chains = status["chains"].as_array().unwrap();
-        let steps = chains.iter().flat_map(|c| c["steps"].as_array().unwrap());
-        let steps = steps.filter(|s| s["module"] == module);
-        steps.map(|s| s["matched"].as_u64().unwrap()).sum()
-    }
-
     /// No subflow comes of few bytes, one of many.
     fn gated(&self, connection: &Connection, gate: &str) {
         let bytes = fill(7, THRESHOLD);
@@ -176,7 +168,7 @@ impl Stand {
             &bytes[..THRESHOLD / 4],
         );
         // It asked for one.
-        wait_for(gate, LIMIT, || self.matched(gate) > 0);
+        wait_for(gate, LIMIT, || self.rig.matched(gate) > 0);
         std::thread::sleep(SOON);
         assert_eq!(self.joins(), 0, "a subflow below the threshold");
         send(&connection.client, &connection.server, &bytes);
@@ -217,14 +209,6 @@ fn sent_on_second(netns: &Netns, address: &str) -> u64 {
     sent.next().map_or(0, |n| n.parse().unwrap())
 }
 
-/// Whether who is at this address takes the subflow for backup, since it was told so.
-fn is_backup(netns: &Netns, address: &str) -> bool {
-    let all = netns.sh(&format!("ss -Htino state established src {address}"));
-    let flags = all.split("flags:").nth(1).unwrap_or_default();
-    let flags = flags.split_whitespace().next().unwrap_or_default();
-    flags.contains('B')
-}
-
 /// Chains of an example, on these interfaces.
 fn example(text: &str, interfaces: &[(&str, &str)]) -> Value {
     let text = interfaces
@@ -263,7 +247,7 @@ fn root_mptcpd_opens_subflows() {
     };
     wait_for("the slower path is backup", LIMIT, || {
         burst();
-        is_backup(near, "10.0.2.2")
+        is_backup(near, "src 10.0.2.2")
     });
     assert!(counter(near, "MPTcpExtMPPrioRx") > 0);
     let before = sent_on_second(near, "10.0.2.2");
@@ -273,7 +257,7 @@ fn root_mptcpd_opens_subflows() {
     let sent = sent_on_second(near, "10.0.2.2") - before;
     println!("{sent} bytes of bursts on the slower path");
     assert!(sent < BURST as u64 / 20, "{sent}");
-    assert_eq!(stand.matched("release_join"), 1);
+    assert_eq!(stand.rig.matched("release_join"), 1);
     run.end();
     stand.end("client", &connection);
 }
@@ -294,9 +278,9 @@ fn root_mptcpd_announces_addresses() {
     let connection = stand.connect();
     stand.gated(&connection, "rm_add_addr");
     // Not with a retry of the server's.
-    assert_eq!(stand.matched("restore_addr"), 1);
+    assert_eq!(stand.rig.matched("restore_addr"), 1);
     assert_eq!(counter(far, "MPTcpExtMPJoinSynBackupRx"), 1);
-    assert!(is_backup(far, "10.0.2.1"));
+    assert!(is_backup(far, "src 10.0.2.1"));
     let before = sent_on_second(far, "10.0.2.1");
     let bytes = fill(1, BURST);
     for _ in 0..3 {

@@ -28,11 +28,8 @@ use super::restored::ERRORS;
 use super::restored::THRESHOLD;
 use super::restored::policy;
 use super::restored::subflows;
-use super::rig::BpfFs;
 use super::rig::Netns;
 use super::rig::Rig;
-use super::rig::Tc;
-use super::rig::TempDir;
 
 const PORT: u16 = 5001;
 /// Connections of each kind: two hooks, offload on and off, two families, two directions.
@@ -158,7 +155,6 @@ fn watch(netns: &Netns, interface: &str, over: &AtomicBool, mut see: impl FnMut(
 
 /// One hook, with offload or without.
 struct Stand<'a> {
-    rig: &'a Rig,
     server: &'a Netns,
     client: &'a Netns,
     seen: &'a All,
@@ -219,36 +215,16 @@ impl Stand<'_> {
         }
         took.filter(|_| joined)
     }
-
-    /// Matches of the steps of a module.
-    fn matched(&self, module: &str) -> u64 {
-        let status = self.rig.status();
-        let chains = status["chains"].as_array().unwrap();
-        let steps = chains.iter().flat_map(|c| c["steps"].as_array().unwrap());
-        let steps = steps.filter(|s| s["module"] == module);
-        steps.map(|s| s["matched"].as_u64().unwrap()).sum()
-    }
 }
 
 /// What connections of all kinds took, ms; `None`: no second subflow.
 fn connections(hook: &str, offload: bool) -> Vec<Option<f64>> {
     let lab = lab(offload);
-    let netns = |host| Netns {
-        name: lab.netns(host).to_owned(),
-    };
     let (near, far, interface) = match hook {
         "tc-ingress" => ("client", "server", "c1"),
         _ => ("server", "client", "s1"),
     };
-    let rig = Rig {
-        near: netns(near),
-        far: netns(far),
-        bpffs: BpfFs::new(false),
-        folder: TempDir::new(),
-        tc: Tc::Tcx,
-        modules: None,
-        calls: None,
-    };
+    let rig = Rig::in_lab(&lab, near, far);
     let (client, server) = match hook {
         "tc-ingress" => (&rig.near, &rig.far),
         _ => (&rig.far, &rig.near),
@@ -256,7 +232,6 @@ fn connections(hook: &str, offload: bool) -> Vec<Option<f64>> {
     rig.apply(&policy(hook, interface)).ok();
     let seen = All::default();
     let stand = Stand {
-        rig: &rig,
         server,
         client,
         seen: &seen,
@@ -339,8 +314,8 @@ fn connections(hook: &str, offload: bool) -> Vec<Option<f64>> {
         "{hook}, offload {offload}: {} connections, {sent} announcements sent by the kernel, {} \
          suppressed, {} restored; {reasons}; relay disturbed: {}",
         all.len(),
-        stand.matched("rm_add_addr"),
-        stand.matched("restore_addr"),
+        rig.matched("rm_add_addr"),
+        rig.matched("restore_addr"),
         lab.report().disturbed()
     );
     all

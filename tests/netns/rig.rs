@@ -313,6 +313,15 @@ impl Rig {
         }
     }
 
+    /// Matches of the steps of a module, in all chains.
+    pub(crate) fn matched(&self, module: &str) -> u64 {
+        let status = self.status();
+        let chains = status["chains"].as_array().unwrap();
+        let steps = chains.iter().flat_map(|c| c["steps"].as_array().unwrap());
+        let steps = steps.filter(|s| s["module"] == module);
+        steps.map(|s| s["matched"].as_u64().unwrap()).sum()
+    }
+
     pub(crate) fn add_link(&self, link: usize) {
         sh(&format!(
             "ip link add p{link} netns {} address 02:00:00:00:00:01 type veth \

@@ -51,6 +51,17 @@ pub(super) fn sockets(netns: &Netns) -> Vec<Socket> {
     all
 }
 
+/// Whether the kernel takes the subflow of a filter of `ss` for backup, since the other end asked:
+/// MPTCP_SUBFLOW_FLAG_BKUP_REM, as mptcp_info() of iproute2 shows it.
+#[track_caller]
+pub(super) fn is_backup(netns: &Netns, filter: &str) -> bool {
+    let all = netns.sh(&format!("ss -Htino state established {filter}"));
+    let flags = all.split("flags:").nth(1).unwrap_or_default();
+    let flags = flags.split_whitespace().next().unwrap_or_default();
+    assert!(!flags.is_empty(), "{filter}: {all}");
+    flags.contains('B')
+}
+
 /// All TCP sockets of a network namespace that are connected.
 pub(super) fn all_sockets(netns: &Netns) -> Vec<Socket> {
     let out = netns.sh("ss -HtniO state established");

@@ -21,6 +21,7 @@ use crate::mptcp::counter;
 use crate::raw;
 use crate::rig::Rig;
 use crate::rig::wait_for;
+use crate::ss;
 
 const TRIES: usize = 3;
 /// Longer than a subflow is tried, even if the machine stalls.
@@ -78,12 +79,9 @@ fn socket(rig: &Rig, path: u8) -> String {
     ))
 }
 
-/// Whether it takes it for backup since it was told so: MPTCP_SUBFLOW_FLAG_BKUP_REM, as
-/// mptcp_info() of iproute2 shows it.
+/// Whether it takes that for backup.
 fn is_backup(rig: &Rig, path: u8) -> bool {
-    let all = socket(rig, path);
-    let flags = all.split("flags:").nth(1).unwrap_or_default();
-    flags.split_whitespace().next().unwrap().contains('B')
+    ss::is_backup(&rig.near, &format!("src 10.0.{path}.1 sport = :{PORT}"))
 }
 
 /// Bytes that it has sent by both paths so far.

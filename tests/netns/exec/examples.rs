@@ -13,6 +13,7 @@ use super::stage::*;
 use crate::mptcp::subflows;
 use crate::rig::Rig;
 use crate::rig::wait_for;
+use crate::ss;
 
 /// Puts the policy of an example in force at both links, and the program where everybody may run
 /// it; its path.
@@ -66,14 +67,7 @@ fn root_exec_example_path_manager() {
 
 /// Whether the kernel takes the subflow on a link for backup, since the other end asked.
 fn is_backup(rig: &Rig, link: usize) -> bool {
-    let all = rig.near.sh(&format!(
-        "ss -Htino state established dst 10.77.{link}.1 dport = :{PORT}"
-    ));
-    // MPTCP_SUBFLOW_FLAG_BKUP_REM, as mptcp_info() of iproute2 shows it.
-    let flags = all.split("flags:").nth(1).unwrap_or_default();
-    let flags = flags.split_whitespace().next().unwrap_or_default();
-    assert!(!flags.is_empty(), "{all}");
-    flags.contains('B')
+    ss::is_backup(&rig.near, &format!("dst 10.77.{link}.1 dport = :{PORT}"))
 }
 
 #[test]

@@ -19,11 +19,7 @@ use serde_json::json;
 
 use super::stage::*;
 use crate::raw;
-use crate::rig::BpfFs;
-use crate::rig::Netns;
 use crate::rig::Rig;
-use crate::rig::Tc;
-use crate::rig::TempDir;
 use crate::rig::wait_for;
 
 /// How long the loop may take to meet a rate.
@@ -67,18 +63,7 @@ fn rate(received: &AtomicU64) -> f64 {
 #[test]
 fn root_exec_example_rate() {
     let lab = lab();
-    let netns = |host| Netns {
-        name: lab.netns(host).to_owned(),
-    };
-    let rig = Rig {
-        near: netns("client"),
-        far: netns("server"),
-        bpffs: BpfFs::new(false),
-        folder: TempDir::new(),
-        tc: Tc::Tcx,
-        modules: None,
-        calls: None,
-    };
+    let rig = Rig::in_lab(&lab, "client", "server");
     let program = example(&rig);
     let any = "0.0.0.0".parse().unwrap();
     let listen = || TcpListener::from(raw::mptcp_listener(any, PORT));
