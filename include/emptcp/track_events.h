@@ -32,6 +32,18 @@ __noinline int track_event_send(__u32 type, __u32 size)
 	return 0;
 }
 
+/** The subflow of a key, established or half open; NULL: none. */
+static __always_inline const struct emptcp_track_subflow *
+track_event_find(const struct emptcp_subflow *key)
+{
+	const struct emptcp_track_subflow *sub = bpf_map_lookup_elem(&subflows, key);
+
+	if (!sub)
+		sub = bpf_map_lookup_elem(&half_open, key);
+	asm volatile("" : "+r"(sub));
+	return sub;
+}
+
 /**
  * Makes the record one of its subflow: what, of enum emptcp_event_what; end, of
  * enum emptcp_event_end. The record is begun, with the subflow from its lower
@@ -50,10 +62,7 @@ __noinline int track_event_subflow(__u32 what, __u32 end)
 		return 0;
 	told = &record->subflow;
 	key = told->event.subflow;
-	sub = bpf_map_lookup_elem(&subflows, &key);
-	if (!sub)
-		sub = bpf_map_lookup_elem(&half_open, &key);
-	asm volatile("" : "+r"(sub));
+	sub = track_event_find(&key);
 	if (!sub)
 		return 0;
 	src = sub->opener == EMPTCP_FROM_HIGHER;

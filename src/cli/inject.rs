@@ -20,7 +20,6 @@ use crate::datapath::Frames;
 use crate::frame::Frame;
 use crate::frame::Opt;
 use crate::frame::To;
-use crate::frame::ends_of;
 use crate::frame::name;
 use crate::frame::role;
 use crate::module::TableKey;
@@ -171,7 +170,7 @@ impl Sent {
             zone: ends.zone,
             token: connection_of(sub).map(|key| token_text(key.token)),
             to: role(sub, 1 - direction),
-            receiver: ends_of(ends, direction).1.to_string(),
+            receiver: ends.sender_and_receiver(direction).1.to_string(),
             option: option.text().to_owned(),
             interface: None,
             by: None,

@@ -77,11 +77,6 @@ impl To {
     }
 }
 
-/// The end that sends in a direction, and the one that receives.
-pub(crate) fn ends_of(ends: &Ends, direction: usize) -> (SocketAddr, SocketAddr) {
-    (ends.ends[direction], ends.ends[1 - direction])
-}
-
 /// A subflow as tables have it, from its lower end.
 pub(crate) fn name(ends: &Ends) -> String {
     format!("{}-{}", ends.ends[0], ends.ends[1])
@@ -109,7 +104,7 @@ pub(crate) fn frame(
     interfaces: &Interfaces,
     now: u64,
 ) -> Result<Frame> {
-    let (from, to) = ends_of(ends, direction);
+    let (from, to) = ends.sender_and_receiver(direction);
     let (way, back) = (&sub.way[direction], &sub.way[1 - direction]);
     let has = |flag: WayFlags| u32::from(way.flags) & flag.0 != 0;
     match TrackState(sub.state.into()) {

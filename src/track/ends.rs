@@ -35,9 +35,14 @@ impl Ends {
         Self::of(from, to, zone)
     }
 
+    /// The end that sends in a direction, and the one that receives.
+    pub(crate) fn sender_and_receiver(&self, direction: usize) -> (SocketAddr, SocketAddr) {
+        (self.ends[direction], self.ends[1 - direction])
+    }
+
     /// The key that packets of a direction have.
     pub(crate) fn packet_key(&self, direction: usize) -> SubflowKey {
-        let (from, to) = (self.ends[direction], self.ends[1 - direction]);
+        let (from, to) = self.sender_and_receiver(direction);
         SubflowKey::from(&Self {
             ends: [from, to],
             zone: self.zone,

@@ -52,10 +52,7 @@ __noinline int track_tell(struct emptcp_ctx *ctx, __u32 tells, __u32 tcp_off, __
 	if (!record || !emptcp_event_begin_left(ctx, record))
 		return 0;
 	key = record->event.subflow;
-	sub = bpf_map_lookup_elem(&subflows, &key);
-	if (!sub)
-		sub = bpf_map_lookup_elem(&half_open, &key);
-	asm volatile("" : "+r"(sub));
+	sub = track_event_find(&key);
 	if (!sub)
 		return 0;
 	if (tells & TRACK_TELLS_OPENED) {
