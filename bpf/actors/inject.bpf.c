@@ -134,13 +134,13 @@ static __always_inline __u32 inject_hash(const union inject_bytes *option)
  */
 static __always_inline int inject_replaces(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					   const struct emptcp_subflow *subflow, __u32 bytes,
-					   const struct emptcp_scan *scan, struct emptcp_room *room)
+					   __u32 others, struct emptcp_room *room)
 {
 	int passed = bpf_map_lookup_elem(&inject_passed, subflow) != NULL, ret;
 	emptcp_time now = emptcp_boot_now();
 
 	passed = emptcp_forget(passed);
-	ret = emptcp_may_replace(ctx, pkt, bytes, passed, scan, room);
+	ret = emptcp_may_replace(ctx, pkt, bytes, passed, others, room);
 	if (ret == EMPTCP_NEXT)
 		return ret;
 	bpf_map_update_elem(&inject_passed, subflow, &now, BPF_ANY);
@@ -154,7 +154,7 @@ static __always_inline int inject_act(struct emptcp_ctx *ctx, const struct emptc
 	struct emptcp_room room = {};
 	union inject_bytes option;
 	struct inject_key key;
-	struct emptcp_scan scan;
+	__u32 others;
 	emptcp_time now = 0;
 	__u32 len;
 
@@ -179,13 +179,13 @@ static __always_inline int inject_act(struct emptcp_ctx *ctx, const struct emptc
 			return EMPTCP_SKIP;
 	}
 	len = emptcp_grow_bytes(len);
-	ret = emptcp_may_grow(ctx, pkt, len, &scan);
+	ret = emptcp_may_grow(ctx, pkt, len, &others);
 	if (ret == -EMPTCP_REASON_NO_ROOM && p->once && p->replace)
-		ret = inject_replaces(ctx, pkt, &key.subflow, len, &scan, &room);
+		ret = inject_replaces(ctx, pkt, &key.subflow, len, others, &room);
 	if (ret != EMPTCP_NEXT)
 		return ret;
 	/* Of two in one packet the kernel takes the last one. */
-	if (scan.others >> (p->option & 15) & 1)
+	if (others >> (p->option & 15) & 1)
 		return EMPTCP_SKIP;
 	if (p->once) {
 		now = emptcp_boot_now();

@@ -96,7 +96,7 @@ struct emptcp_adding {
 	/** It is the copy that is under way. */
 	int is_copy;
 	/** Of emptcp_add_look(): bytes of the option with NOPs; there is no room for them; which
-	 * options there are, as emptcp_may_grow() leaves them in a scan. */
+	 * options there are, as emptcp_may_grow() says. */
 	__u32 bytes;
 	int is_full;
 	__u32 others;
@@ -108,22 +108,22 @@ struct emptcp_adding {
  */
 
 /**
- * Whether the packet may carry so many bytes more, or a copy of it become a carrier: others of the
- * scan, and from bit 20 on what emptcp_may_grow() says: 0 EMPTCP_NEXT, 1 EMPTCP_SKIP, else 1 and
+ * Whether the packet may carry so many bytes more, or a copy of it become a carrier: others of
+ * that, and from bit 20 on what emptcp_may_grow() says: 0 EMPTCP_NEXT, 1 EMPTCP_SKIP, else 1 and
  * the reason.
  */
 __noinline int emptcp_add_may_grow(struct emptcp_ctx *ctx, __u32 headers, __u32 bytes)
 {
 	struct emptcp_pkt pkt = {};
-	struct emptcp_scan scan;
+	__u32 found;
 	int ret;
 
 	if (emptcp_place_headers(ctx, headers, &pkt))
 		return (EMPTCP_REASON_TRUNCATED + 1) << 20;
-	ret = emptcp_may_grow(ctx, &pkt, bytes, &scan);
+	ret = emptcp_may_grow(ctx, &pkt, bytes, &found);
 	if (ret < 0)
 		ret = 1 - ret;
-	return (scan.others & 0xfffff) | ret << 20;
+	return (found & 0xfffff) | ret << 20;
 }
 
 /** emptcp_may_copy(). */
@@ -149,12 +149,11 @@ __noinline int emptcp_add_grow(struct emptcp_ctx *ctx, __u32 headers, __u32 byte
 	return emptcp_grow(ctx, &pkt, option.at, bytes);
 }
 
-/** Puts it in the place of others; of the scan. */
+/** Puts it in the place of others, of which emptcp_may_grow() has said. */
 __noinline int emptcp_add_replace(struct emptcp_ctx *ctx, __u32 headers, __u32 bytes, __u32 others)
 {
 	const struct emptcp_adding_place *place = emptcp_adding_place();
 	union emptcp_option option;
-	struct emptcp_scan scan = {.others = others};
 	struct emptcp_pkt pkt = {};
 	struct emptcp_room room;
 	int ret;
@@ -163,7 +162,7 @@ __noinline int emptcp_add_replace(struct emptcp_ctx *ctx, __u32 headers, __u32 b
 		return -EMPTCP_REASON_TRUNCATED;
 	/* One that is so long that the DSS must go is an ADD_ADDR: it proves to the receiver itself
 	 * that the subflow is established. */
-	ret = emptcp_may_replace(ctx, &pkt, bytes, 1, &scan, &room);
+	ret = emptcp_may_replace(ctx, &pkt, bytes, 1, others, &room);
 	if (ret != EMPTCP_NEXT)
 		return ret;
 	option = place->option;

@@ -7,14 +7,14 @@
  * harm. An actor asks four things, the cheapest first:
  *
  *	__u8 option[EMPTCP_GROW_MAX] = {…};
- *	struct emptcp_scan scan;
+ *	__u32 others;
  *	int ret;
  *
  *	if (!emptcp_can_carry(ctx, pkt))
  *		return EMPTCP_SKIP;
  *	if (… the subflow has it already, from a map of the module …)
  *		return EMPTCP_SKIP;
- *	ret = emptcp_may_grow(ctx, pkt, bytes, &scan);
+ *	ret = emptcp_may_grow(ctx, pkt, bytes, &others);
  *	if (ret != EMPTCP_NEXT)
  *		return ret;
  *	… note in the map that the subflow has it …
@@ -48,7 +48,7 @@
 #define EMPTCP_KIND_SACK 5
 #define EMPTCP_KIND_TIMESTAMPS 8
 
-/** In the scan of emptcp_may_grow(), beside enum emptcp_others: there is another option than those
+/** What emptcp_may_grow() says, beside enum emptcp_others: there is another option than those
  * and what is of Multipath TCP. */
 #define EMPTCP_OTHERS_UNKNOWN (1 << 18)
 
@@ -97,33 +97,30 @@ static __always_inline int emptcp_grow_ext(struct emptcp_ctx *ctx, const struct 
 	return 0;
 }
 
-/* As emptcp_look_visit(), and notes what is none of what an ACK can do without (replace.h). */
-static __always_inline int emptcp_grow_look_visit(const struct tcpopt *opt, void *arg)
+static __always_inline int emptcp_grow_visit(const struct tcpopt *opt, void *arg)
 {
-	__u32 kind = opt->at[0], unknown;
-	struct emptcp_scan *scan = arg;
+	__u32 kind = opt->at[0], *others = arg, found, unknown;
 
+	/* In numbers: the verifier would follow each branch in every round. */
+	found = (emptcp_is_zero(kind ^ TCPOPT_MD5SIG) | emptcp_is_zero(kind ^ TCPOPT_AO)) *
+		EMPTCP_OTHERS_SIGNED;
 	unknown = (emptcp_is_zero(kind ^ TCPOPT_MPTCP) | emptcp_is_zero(kind ^ EMPTCP_KIND_SACK) |
 		   emptcp_is_zero(kind ^ EMPTCP_KIND_TIMESTAMPS)) ^
 		  1;
-	scan->others |= unknown * EMPTCP_OTHERS_UNKNOWN;
-	return emptcp_look_visit(opt, arg);
-}
+	found |= unknown * EMPTCP_OTHERS_UNKNOWN;
+	if (kind == TCPOPT_MPTCP && tcpopt_has(opt, TCPOLEN_MPTCP_MIN)) {
+		__u32 subtype = mptcp_subtype(opt->at);
 
-static __always_inline int emptcp_grow_visit(const struct tcpopt *opt, void *arg)
-{
-	__u32 subtype = mptcp_subtype(opt->at), acks = 0;
-	struct emptcp_scan *scan = arg;
+		found |= 1 << subtype;
+		if (tcpopt_has(opt, TCPOLEN_MPTCP_DSS_BASE)) {
+			__u32 flags = opt->at[3];
 
-	if (tcpopt_has(opt, TCPOLEN_MPTCP_DSS_BASE)) {
-		__u32 flags = opt->at[3];
-
-		/* In numbers: the verifier would follow each branch in every round. */
-		acks = emptcp_is_zero(subtype ^ MPTCP_DSS) & flags & MPTCP_DSS_HAS_ACK &
-		       emptcp_is_zero((opt->len - mptcp_dss_len(flags)) &
-				      ~(__u32)TCPOLEN_MPTCP_DSS_CHECKSUM & 0xff);
+			found |= (emptcp_is_zero(subtype ^ MPTCP_DSS) & flags & MPTCP_DSS_HAS_ACK &
+				  mptcp_dss_is_whole(flags, opt->len)) *
+				 EMPTCP_OTHERS_DATA_ACK;
+		}
 	}
-	scan->others |= 1 << subtype | acks * EMPTCP_OTHERS_DATA_ACK;
+	*others = emptcp_forget(*others | found);
 	return TCPOPT_GO_ON;
 }
 
@@ -131,8 +128,9 @@ static __always_inline int emptcp_grow_visit(const struct tcpopt *opt, void *arg
  * Whether a packet that emptcp_can_carry() may grow by so many bytes (4 to
  * EMPTCP_GROW_MAX, a multiple of 4). Its subflow must be established, which
  * nobody but the packet itself can tell: it has a DSS with a data ACK
- * (check_fully_established() in net/mptcp/options.c). scan->others says which
- * MPTCP options it has: 1 << enum mptcp_subtype. Changes nothing.
+ * (check_fully_established() in net/mptcp/options.c). others says which options it
+ * has: of Multipath TCP 1 << enum mptcp_subtype, enum emptcp_others, and
+ * EMPTCP_OTHERS_UNKNOWN. Changes nothing.
  *
  * EMPTCP_NEXT: it may. EMPTCP_SKIP: not this packet, perhaps the next one. Minus
  * EMPTCP_REASON_NO_ROOM: there are not so many bytes left of the 40, or up to
@@ -140,18 +138,17 @@ static __always_inline int emptcp_grow_visit(const struct tcpopt *opt, void *arg
  * (RFC 4302) vouches for the header. _TRUNCATED: the headers are not there.
  */
 static __always_inline int emptcp_may_grow(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-					   __u32 bytes, struct emptcp_scan *scan)
+					   __u32 bytes, __u32 *others)
 {
 	struct emptcp_pkt again;
 
-	emptcp_scan_begin(scan);
-	tcpopt_walk(ctx, pkt, TCPOPT_ANY, 2, emptcp_grow_look_visit, scan);
-	mptcp_each(ctx, pkt, &scan->options, MPTCP_OPTIONS_MAX, emptcp_grow_visit, scan);
-	if (scan->others & EMPTCP_OTHERS_SIGNED)
+	*others = emptcp_forget(0);
+	tcpopt_walk(ctx, pkt, TCPOPT_OTHERS, 2, emptcp_grow_visit, others);
+	if (*others & EMPTCP_OTHERS_SIGNED)
 		return -EMPTCP_REASON_SIGNED;
 	/* A handshake, or the end of the connection, is none of our business. */
-	if (!(scan->others & EMPTCP_OTHERS_DATA_ACK) ||
-	    (scan->others & (1 << MPTCP_MP_CAPABLE | 1 << MPTCP_MP_JOIN | 1 << MPTCP_MP_FASTCLOSE)))
+	if (!(*others & EMPTCP_OTHERS_DATA_ACK) ||
+	    (*others & (1 << MPTCP_MP_CAPABLE | 1 << MPTCP_MP_JOIN | 1 << MPTCP_MP_FASTCLOSE)))
 		return EMPTCP_SKIP;
 	if (emptcp_again(ctx, pkt, &again))
 		return -EMPTCP_REASON_TRUNCATED;
@@ -164,17 +161,40 @@ static __always_inline int emptcp_may_grow(struct emptcp_ctx *ctx, const struct 
 	return EMPTCP_NEXT;
 }
 
+/* What of the fixed headers goes with the length of the options. */
+struct emptcp_grow_fixed {
+	/* Data offset and flags of TCP. */
+	__be16 doff;
+	/* Length in the IP header. */
+	__be16 ip_len;
+};
+
+/* Reads it; again: emptcp_again(). 0, or -1 where the headers are not there. */
+static __always_inline int emptcp_grow_read(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					    struct emptcp_pkt *again,
+					    struct emptcp_grow_fixed *fixed)
+{
+	if (emptcp_again(ctx, pkt, again))
+		return -1;
+	fixed->doff = *(const __be16 *)((const void *)again->tcp + EMPTCP_GROW_DOFF);
+	fixed->ip_len = again->version == 4 ? again->ip4->tot_len : again->ip6->payload_len;
+	return 0;
+}
+
+/* Data offset and flags of a header that is longer by so many bytes (modulo 2^32). */
+static __always_inline __be16 emptcp_grow_doff(const struct emptcp_grow_fixed *fixed, __u32 bytes)
+{
+	return bpf_htons(bpf_ntohs(fixed->doff) + (bytes << 10));
+}
+
 /* The length in the IP header. 0, or -1 where a helper refuses, which cannot be. */
 static __always_inline int emptcp_grow_ip(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-					  __u32 bytes)
+					  __be16 before, __u32 bytes)
 {
 	__u32 off = pkt->ip_off + (pkt->version == 4 ? offsetof(struct iphdr, tot_len)
 						     : offsetof(struct ipv6hdr, payload_len));
-	__be16 before, after;
+	__be16 after = bpf_htons(bpf_ntohs(before) + bytes);
 
-	if (bpf_skb_load_bytes(ctx, off, &before, sizeof(before)))
-		return -1;
-	after = bpf_htons(bpf_ntohs(before) + bytes);
 	if (bpf_skb_store_bytes(ctx, off, &after, sizeof(after), 0))
 		return -1;
 	if (pkt->version != 4)
@@ -187,23 +207,21 @@ static __always_inline int emptcp_grow_ip(struct emptcp_ctx *ctx, const struct e
 
 /*
  * Ends a change of the options by diff, as bpf_csum_diff() has it, that made them longer by bytes,
- * or shorter (modulo 2^32): data offset (doff: what was there), length in the IP header, and the
- * checksum of TCP, which covers the length in the pseudo header, too. Where it is still
+ * or shorter (modulo 2^32), of a packet whose data offset is written: length in the IP header, and
+ * the checksum of TCP, which covers the length in the pseudo header, too. Where it is still
  * to be completed it holds the pseudo header alone, which BPF_F_PSEUDO_HDR tells the helper.
  */
 static __always_inline int emptcp_grow_end(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-					   __be16 doff, __u32 bytes, __s64 diff)
+					   const struct emptcp_grow_fixed *before, __u32 bytes,
+					   __s64 diff)
 {
-	__u32 tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
-	__u32 check = tcp_off + offsetof(struct tcphdr, check);
-	__be16 after = bpf_htons(bpf_ntohs(doff) + (bytes << 10));
-	__u64 sum = (__u64)(__u32)diff + (__u16)~doff + after;
+	__u32 check =
+		(emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK) + offsetof(struct tcphdr, check);
+	__u64 sum = (__u64)(__u32)diff + (__u16)~before->doff + emptcp_grow_doff(before, bytes);
 
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffffffff) + (sum >> 32);
-	if (diff < 0 ||
-	    bpf_skb_store_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF, &after, sizeof(after), 0) ||
-	    emptcp_grow_ip(ctx, pkt, bytes) ||
+	if (diff < 0 || emptcp_grow_ip(ctx, pkt, before->ip_len, bytes) ||
 	    bpf_l4_csum_replace(ctx, check, bpf_htons(pkt->tcp_len),
 				bpf_htons(pkt->tcp_len + bytes),
 				BPF_F_PSEUDO_HDR | sizeof(__be16)) ||
@@ -224,15 +242,18 @@ static __always_inline int emptcp_grow(struct emptcp_ctx *ctx, const struct empt
 				       const __u8 *option, __u32 bytes)
 {
 	__u32 tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
-	__u32 at = tcp_off + sizeof(struct tcphdr);
-	/* The others: a DSS and what is beside it. */
+	/* Of the others: a DSS and what is beside it; then of all. */
 	__u64 len = emptcp_forget(pkt->tcp_len - sizeof(struct tcphdr)) & 63;
-	/* With the end of the fixed header: one call reads both. */
+	/* From the data offset to the last option: one call writes all. */
 	struct {
 		__be16 doff;
-		__be16 fixed[3];
-		__u8 options[TCPOPT_SPACE];
-	} others;
+		/* Window, checksum, urgent pointer. */
+		__be16 rest[3];
+		__be32 options[TCPOPT_SPACE / sizeof(__be32)];
+	} after = {};
+	const __u32 fixed = offsetof(typeof(after), options);
+	struct emptcp_grow_fixed before;
+	struct emptcp_pkt again;
 	__u64 diff = 0;
 
 	/*
@@ -242,29 +263,41 @@ static __always_inline int emptcp_grow(struct emptcp_ctx *ctx, const struct empt
 	bytes &= 31;
 	if (bytes < 4 || bytes > EMPTCP_GROW_MAX)
 		return -EMPTCP_REASON_NO_ROOM;
-	if (len < 4)
+	len += bytes;
+	if (len < bytes + 4)
 		return -EMPTCP_REASON_UNSAFE;
 	asm volatile("" : "+r"(len));
-	if (len > TCPOPT_SPACE - 4)
+	if (len > TCPOPT_SPACE)
 		return -EMPTCP_REASON_NO_ROOM;
-	if (bpf_skb_load_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF, &others,
-			       offsetof(typeof(others), options) + len) ||
-	    bpf_skb_change_tail(ctx, ctx->len + bytes, 0))
-		return -EMPTCP_REASON_WRITE;
-	/* All of it is linear and ours from here on: nothing can fail any more. */
-	if (bpf_skb_store_bytes(ctx, at, option, bytes, 0) ||
-	    bpf_skb_store_bytes(ctx, at + bytes, others.options, len, 0))
-		return -EMPTCP_REASON_WRITE;
+	/* Begins so far in front that the others come to lie where they go. */
+	if (bpf_skb_load_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF - bytes, &after, fixed + len))
+		return -EMPTCP_REASON_TRUNCATED;
+	if (emptcp_grow_read(ctx, pkt, &again, &before))
+		return -EMPTCP_REASON_TRUNCATED;
+	after.doff = emptcp_grow_doff(&before, bytes);
+	after.rest[0] = again.tcp->window;
+	after.rest[1] = again.tcp->check;
+	after.rest[2] = again.tcp->urg_ptr;
 	/* Moved by whole words, the others sum to what they did. In words of the stack: the helper
 	 * that sums them takes longer than the sum. */
 	for (int i = 0; i < EMPTCP_GROW_MAX / 4; i++) {
+		__be32 word;
+
 		if (i * 4 >= bytes)
 			break;
-		diff += ((const __be32 *)option)[i];
+		/* Else clang makes a call to memcpy() of the loop. */
+		word = emptcp_forget(((const __be32 *)option)[i]);
+		after.options[i] = word;
+		diff += word;
 	}
 	diff = (diff & 0xffffffff) + (diff >> 32);
 	diff = (diff & 0xffffffff) + (diff >> 32);
-	return emptcp_grow_end(ctx, pkt, others.doff, bytes, diff);
+	if (bpf_skb_change_tail(ctx, ctx->len + bytes, 0))
+		return -EMPTCP_REASON_WRITE;
+	/* All of it is linear and ours from here on: nothing can fail any more. */
+	if (bpf_skb_store_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF, &after, fixed + len, 0))
+		return -EMPTCP_REASON_WRITE;
+	return emptcp_grow_end(ctx, pkt, &before, bytes, diff);
 }
 
 #endif /* __EMPTCP_GROW_H__ */

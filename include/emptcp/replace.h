@@ -6,9 +6,9 @@
  *
  *	struct emptcp_room room;
  *
- *	ret = emptcp_may_grow(ctx, pkt, bytes, &scan);
+ *	ret = emptcp_may_grow(ctx, pkt, bytes, &others);
  *	if (ret == -EMPTCP_REASON_NO_ROOM)
- *		ret = emptcp_may_replace(ctx, pkt, bytes, 0, &scan, &room);
+ *		ret = emptcp_may_replace(ctx, pkt, bytes, 0, others, &room);
  *	…
  *	return emptcp_grow_or_replace(ctx, pkt, option, bytes, &room);
  *
@@ -87,8 +87,8 @@ static __always_inline int emptcp_room_dss(struct emptcp_ctx *ctx, const struct 
 }
 
 /**
- * Whether a packet for which emptcp_may_grow() has said minus EMPTCP_REASON_NO_ROOM, with this
- * scan, may give up options for one of so many bytes (4 to EMPTCP_GROW_MAX, a multiple of 4): it
+ * Whether a packet for which emptcp_may_grow() has said minus EMPTCP_REASON_NO_ROOM, with these
+ * others, may give up options for one of so many bytes (4 to EMPTCP_GROW_MAX, a multiple of 4): it
  * has none but timestamps, SACK, and a DSS that only acknowledges. established: who receives it has
  * had a DSS before, or takes the option itself for a proof (ADD_ADDR); else the DSS must stay,
  * because without it the connection may become plain TCP (check_fully_established() of the
@@ -96,15 +96,13 @@ static __always_inline int emptcp_room_dss(struct emptcp_ctx *ctx, const struct 
  * remains.
  */
 static __always_inline int emptcp_may_replace(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-					      __u32 bytes, int established,
-					      const struct emptcp_scan *scan,
+					      __u32 bytes, int established, __u32 others,
 					      struct emptcp_room *room)
 {
 	__u32 len;
 
 	room->len = 0;
-	if ((scan->others & EMPTCP_OTHERS_MPTCP) != 1 << MPTCP_DSS ||
-	    (scan->others & EMPTCP_OTHERS_UNKNOWN))
+	if ((others & EMPTCP_OTHERS_MPTCP) != 1 << MPTCP_DSS || (others & EMPTCP_OTHERS_UNKNOWN))
 		return -EMPTCP_REASON_NO_ROOM;
 	if (emptcp_room_timestamps(ctx, pkt, room) || emptcp_room_dss(ctx, pkt, room))
 		return -EMPTCP_REASON_NO_ROOM;
@@ -137,7 +135,9 @@ static __always_inline int emptcp_replace(struct emptcp_ctx *ctx, const struct e
 	__u32 tcp_off = emptcp_forget(pkt->tcp_off) & EMPTCP_OFF_MASK;
 	__u32 at = tcp_off + sizeof(struct tcphdr), more;
 	__u64 len = emptcp_forget(pkt->tcp_len - sizeof(struct tcphdr)) & 63;
-	__u8 before[TCPOPT_SPACE] __attribute__((aligned(4)));
+	__u8 options[TCPOPT_SPACE] __attribute__((aligned(4)));
+	struct emptcp_grow_fixed before;
+	struct emptcp_pkt again;
 	__be16 doff;
 	__s64 diff;
 	int ret;
@@ -152,12 +152,16 @@ static __always_inline int emptcp_replace(struct emptcp_ctx *ctx, const struct e
 	if (len > TCPOPT_SPACE)
 		return -EMPTCP_REASON_NO_ROOM;
 	more = room->len - len;
-	if (bpf_skb_load_bytes(ctx, at, before, len) ||
-	    bpf_skb_load_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF, &doff, sizeof(doff)) ||
+	if (emptcp_grow_read(ctx, pkt, &again, &before))
+		return -EMPTCP_REASON_TRUNCATED;
+	doff = emptcp_grow_doff(&before, more);
+	if (bpf_skb_load_bytes(ctx, at, options, len) ||
 	    bpf_skb_change_tail(ctx, ctx->len + more, 0))
 		return -EMPTCP_REASON_WRITE;
 	/* All of it is linear and ours from here on: nothing can fail any more. */
-	diff = bpf_csum_diff((__be32 *)before, len, NULL, 0, 0);
+	diff = bpf_csum_diff((__be32 *)options, len, NULL, 0, 0);
+	if (bpf_skb_store_bytes(ctx, tcp_off + EMPTCP_GROW_DOFF, &doff, sizeof(doff), 0))
+		return -EMPTCP_REASON_WRITE;
 	if (room->timestamps_len) {
 		if (bpf_skb_store_bytes(ctx, at, room->timestamps, sizeof(room->timestamps), 0))
 			return -EMPTCP_REASON_WRITE;
@@ -176,7 +180,7 @@ static __always_inline int emptcp_replace(struct emptcp_ctx *ctx, const struct e
 		    (room->dss_len > 8 && bpf_skb_store_bytes(ctx, at + 8, room->dss + 8, 4, 0)))
 			return -EMPTCP_REASON_WRITE;
 	}
-	ret = emptcp_grow_end(ctx, pkt, doff, more, (__u32)diff);
+	ret = emptcp_grow_end(ctx, pkt, &before, more, (__u32)diff);
 	if (ret == EMPTCP_NEXT)
 		emptcp_count_reason(emptcp_number(EMPTCP_NUMBER_HOOK), EMPTCP_REASON_REPLACED);
 	return ret;

@@ -89,19 +89,19 @@ __noinline int emptcp_wish_tell(struct emptcp_ctx *ctx, __u32 headers, __u32 how
 	};
 	struct emptcp_room room = {};
 	struct emptcp_pkt pkt = {};
-	struct emptcp_scan scan;
+	__u32 others;
 	int ret;
 
 	if (emptcp_place_headers(ctx, headers, &pkt))
 		return -EMPTCP_REASON_TRUNCATED;
-	ret = emptcp_may_grow(ctx, &pkt, sizeof(option), &scan);
+	ret = emptcp_may_grow(ctx, &pkt, sizeof(option), &others);
 	/* The DSS always fits beside it. */
 	if (ret == -EMPTCP_REASON_NO_ROOM && how & EMPTCP_WISH_REPLACE)
-		ret = emptcp_may_replace(ctx, &pkt, sizeof(option), 0, &scan, &room);
+		ret = emptcp_may_replace(ctx, &pkt, sizeof(option), 0, others, &room);
 	if (ret != EMPTCP_NEXT)
 		return ret;
 	/* Of two in one packet the kernel takes the last one. */
-	if (scan.others & 1 << MPTCP_MP_PRIO)
+	if (others & 1 << MPTCP_MP_PRIO)
 		return EMPTCP_SKIP;
 	return emptcp_grow_or_replace(ctx, &pkt, option, sizeof(option), &room);
 }

@@ -12,12 +12,12 @@ static __always_inline int add_nops_act(struct emptcp_ctx *ctx, const struct emp
 					const struct add_nops_params *p)
 {
 	__u8 nops[EMPTCP_GROW_MAX] __attribute__((aligned(4)));
-	struct emptcp_scan scan;
+	__u32 others;
 	int ret;
 
 	if (!emptcp_can_carry(ctx, pkt))
 		return EMPTCP_SKIP;
-	ret = emptcp_may_grow(ctx, pkt, p->words * 4, &scan);
+	ret = emptcp_may_grow(ctx, pkt, p->words * 4, &others);
 	if (ret != EMPTCP_NEXT)
 		return ret;
 	__builtin_memset(nops, TCPOPT_NOP, sizeof(nops));
