@@ -10,6 +10,8 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
+use elf::ElfBytes;
+use elf::endian::NativeEndian;
 use libbpf_cargo::SkeletonBuilder;
 use lz4::block::CompressionMode;
 
@@ -35,10 +37,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-env-changed=CLANG");
 
     for (family, define, _) in FAMILIES {
-        compiler(&root, define)
-            .source(root.join("bpf/entry.bpf.c"))
-            .obj(out.join(format!("entry.{family}.o")))
-            .build_and_generate(out.join(format!("entry_{family}.skel.rs")))?;
+        let object = out.join(format!("entry.{family}.o"));
+        let mut entry = compiler(&root, define);
+        entry.source(root.join("bpf/entry.bpf.c")).obj(&object);
+        entry.build()?;
+        fs::write(&object, finished(&object)?)?;
+        entry.generate(out.join(format!("entry_{family}.skel.rs")))?;
     }
 
     let mut table = String::new();
@@ -119,9 +123,44 @@ fn objects(root: &Path, out: &Path, source: &Path, pack: &mut Pack) -> Result<()
         let object = out.join(format!("{name}.{family}.o"));
         compiler(root, define).source(source).obj(&object).build()?;
         let variant = if family == "xdp" { "Xdp" } else { "Tc" };
-        pack.add(name, variant, &fs::read(&object)?)?;
+        pack.add(name, variant, &finished(&object)?)?;
     }
     Ok(())
+}
+
+/// Whether the program is to be small, rather than to show lines of C in the verifier's log.
+fn is_small() -> bool {
+    env::var("PROFILE").is_ok_and(|profile| profile == "release")
+}
+
+/// The object as it goes into the program: a small one without the numbers of its lines (struct
+/// `btf_ext_header` of libbpf), of which there are as many bytes as of code. libbpf takes a length
+/// of 0 for none; zeros take no room when they are packed.
+fn finished(object: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+    const LINE_INFO_OFF: usize = 16;
+    const LINE_INFO_LEN: usize = 20;
+
+    let mut bytes = fs::read(object)?;
+    if !is_small() {
+        return Ok(bytes);
+    }
+    let elf = ElfBytes::<NativeEndian>::minimal_parse(&bytes)?;
+    let section = elf.section_header_by_name(".BTF.ext")?;
+    let section = section.ok_or("an object without .BTF.ext")?;
+    let ext = bytes
+        .get_mut(section.sh_offset as usize..)
+        .ok_or("a truncated object")?;
+    let number =
+        |at: usize| -> Option<u32> { Some(u32::from_ne_bytes(*ext.get(at..)?.first_chunk()?)) };
+    let lines = || {
+        let header = number(4)? as usize;
+        let off = header + number(LINE_INFO_OFF)? as usize;
+        Some(off..off + number(LINE_INFO_LEN)? as usize)
+    };
+    let lines = lines().ok_or("a truncated .BTF.ext")?;
+    ext.get_mut(lines).ok_or("a truncated .BTF.ext")?.fill(0);
+    ext[LINE_INFO_LEN..LINE_INFO_LEN + 4].fill(0);
+    Ok(bytes)
 }
 
 /// The compiler with the flags that all programs share.
@@ -135,6 +174,10 @@ fn compiler(root: &Path, define: &str) -> SkeletonBuilder {
     args.push(root.join("include").into());
     // The uapi headers of Debian and its like: asm/ lies in a folder of the architecture.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    if is_small() {
+        // Clang copies lines of C that it finds into BTF.
+        args.push(format!("-ffile-prefix-map={}=emptcp", root.display()).into());
+    }
     args.push("-idirafter".into());
     args.push(format!("/usr/include/{arch}-linux-gnu").into());
     builder.clang_args(args);
