@@ -142,8 +142,11 @@ static __always_inline int emptcp_may_grow(struct emptcp_ctx *ctx, const struct 
 {
 	struct emptcp_pkt again;
 
+	/* One state for the verifier, of IPv4 and IPv6. */
+	if (emptcp_again(ctx, pkt, &again))
+		return -EMPTCP_REASON_TRUNCATED;
 	*others = emptcp_forget(0);
-	tcpopt_walk(ctx, pkt, TCPOPT_OTHERS, 2, emptcp_grow_visit, others);
+	tcpopt_walk(ctx, &again, TCPOPT_OTHERS, 2, emptcp_grow_visit, others);
 	if (*others & EMPTCP_OTHERS_SIGNED)
 		return -EMPTCP_REASON_SIGNED;
 	/* A handshake, or the end of the connection, is none of our business. */
