@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
+use std::thread;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -53,6 +54,9 @@ struct Maps<'a> {
     array: &'a MapHandle,
     rodata: &'a MapHandle,
 }
+
+/// Of a group of steps: the instructions of each, and what is written into them.
+type Steps = Vec<(Vec<Insn>, Choices)>;
 
 /// Limits that a policy sets, by name.
 pub(crate) type Limits = BTreeMap<String, u32>;
@@ -179,44 +183,75 @@ impl<'r> Loader<'r> {
             slots[group[0]] = Some(slot as u32);
         }
         let mut programs = vec![(0, 0); graph.nodes.len()];
-        for (slot, group) in groups.iter().enumerate() {
+        // So few at a time that their maps need no more than a handful of open files.
+        let cpus = thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(4);
+        for (batch, together) in groups.chunks(cpus).enumerate() {
             let mut kept = Vec::new();
-            let mut steps = Vec::new();
-            for node in group {
-                let insns = self.step(class, *node, &maps, offsets[*node], state, &mut kept)?;
-                steps.push((
-                    insns,
-                    self.choices(class, shared, *node, group, &slots, &from[*node])?,
-                ));
+            let mut copies = Vec::new();
+            for group in together {
+                let mut steps = Vec::new();
+                for node in group {
+                    let insns = self.step(class, *node, &maps, offsets[*node], state, &mut kept)?;
+                    steps.push((
+                        insns,
+                        self.choices(class, shared, *node, group, &slots, &from[*node])?,
+                    ));
+                }
+                copies.push((group.as_slice(), steps));
             }
-            let Some(program) = self.load_group(class, group, &steps)? else {
-                return Ok(None);
-            };
-            sys::set_slot(&array, slot as u32, &program)
-                .with_context(|| format!("cannot put a program into slot {slot}"))?;
-            let id = sys::program_info(&program)?.0;
-            for node in group {
-                programs[*node] = (slot as u32, id);
+            for (i, program) in self.load_together(class, &copies).into_iter().enumerate() {
+                let Some(program) = program? else {
+                    return Ok(None);
+                };
+                let slot = batch * cpus + i;
+                sys::set_slot(&array, slot as u32, &program)
+                    .with_context(|| format!("cannot put a program into slot {slot}"))?;
+                let id = sys::program_info(&program)?.0;
+                for node in &together[i] {
+                    programs[*node] = (slot as u32, id);
+                }
             }
         }
         Ok(Some(LoadedClass { array, programs }))
     }
 
-    /// Loads steps as one program; `None`: they were several, and refused.
-    fn load_group(
-        &mut self,
+    /// Loads groups at the same time: the verifier takes one CPU for each program.
+    fn load_together(
+        &self,
         class: &Class,
-        group: &[usize],
-        steps: &[(Vec<Insn>, Choices)],
-    ) -> Result<Option<OwnedFd>> {
+        groups: &[(&[usize], Steps)],
+    ) -> Vec<Result<Option<OwnedFd>>> {
+        let load = |(group, steps): &(&[usize], Steps)| self.load_group(class, group, steps);
+        let Some((first, others)) = groups.split_first() else {
+            return Vec::new();
+        };
+        thread::scope(|scope| {
+            let others: Vec<_> = others
+                .iter()
+                .map(|other| scope.spawn(|| load(other)))
+                .collect();
+            let mut loaded = vec![load(first)];
+            loaded.extend(others.into_iter().map(|t| {
+                t.join()
+                    .unwrap_or_else(|_| Err(anyhow!("loading has failed")))
+            }));
+            loaded
+        })
+    }
+
+    /// Loads steps as one program; `None`: they were several, and refused.
+    fn load_group(&self, class: &Class, group: &[usize], steps: &Steps) -> Result<Option<OwnedFd>> {
         let nodes = &class.graph.nodes;
         let first = &nodes[group[0]];
         let (xdp, frags) = (class.family() == Family::Xdp, class.frags);
         let code = code::join(steps);
         if group.len() == 1 {
             let code = code.map_err(|e| anyhow!("{}: {e}", first.key))?;
-            let template = self.template(first.module, class.family())?;
+            let template = self.modules.get(&(first.module, class.family()));
             return template
+                .context("a step without its module")?
                 .load(&code, xdp, frags)
                 .map(Some)
                 .map_err(|refused| verifier::explain(&first.key, &refused));
