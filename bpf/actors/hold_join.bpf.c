@@ -11,15 +11,15 @@ struct {
 	__uint(max_entries, 1);
 } holding SEC(".maps");
 
-static __always_inline int hold_join_equal(const struct emptcp_subflow *a,
-					   const struct emptcp_subflow *b)
+/** Differences of the addresses, the port of the server and the zone; 0: none. */
+static __always_inline __u32 hold_join_path(const struct emptcp_subflow *a,
+					    const struct emptcp_subflow *b)
 {
-	const __u32 *one = (const void *)a, *other = (const void *)b;
-	__u32 differs = 0;
+	__u32 differs = (a->dport ^ b->dport) | (a->zone ^ b->zone);
 
-	for (int i = 0; i < sizeof(*a) / sizeof(*one); i++)
-		differs |= one[i] ^ other[i];
-	return !differs;
+	for (int i = 0; i < 4; i++)
+		differs |= (a->src.w[i] ^ b->src.w[i]) | (a->dst.w[i] ^ b->dst.w[i]);
+	return differs;
 }
 
 /*
@@ -62,11 +62,13 @@ static __always_inline int hold_join_copy(struct emptcp_ctx *ctx, const struct e
 }
 
 /* Finds the slot of this SYN, or one that is free. Returns what is known of an earlier one; NULL:
- * nothing. key->slot: EMPTCP_HELD_SLOTS where there is no room. */
-static __always_inline struct emptcp_held_join *
-hold_join_find(struct emptcp_held_key *key, const struct emptcp_subflow *subflow, __u64 now)
+ * nothing. key->slot: EMPTCP_HELD_SLOTS where there is no room. *asked: whether one with these
+ * addresses was asked for. */
+static __always_inline struct emptcp_held_join *hold_join_find(struct emptcp_held_key *key,
+							       const struct emptcp_subflow *subflow,
+							       __u64 now, __u32 *asked)
 {
-	__u32 free = EMPTCP_HELD_SLOTS;
+	__u32 free = EMPTCP_HELD_SLOTS, path;
 
 	for (int i = 0; i < EMPTCP_HELD_SLOTS; i++) {
 		struct emptcp_held_join *join;
@@ -78,11 +80,15 @@ hold_join_find(struct emptcp_held_key *key, const struct emptcp_subflow *subflow
 				free = i;
 			continue;
 		}
-		if (hold_join_equal(&join->subflow, subflow))
+		path = hold_join_path(&join->subflow, subflow);
+		/* !path, without a branch, of which the verifier would follow both ways. */
+		*asked |= join->asked & ((path - 1) & ~path) >> 31;
+		if (!(path | (join->subflow.sport ^ subflow->sport)))
 			return join;
 		if (free == EMPTCP_HELD_SLOTS && (__s64)(now - join->until) > 0)
 			free = i;
 		free = emptcp_forget(free);
+		*asked = emptcp_forget(*asked);
 	}
 	key->slot = free;
 	return NULL;
@@ -107,7 +113,7 @@ static __always_inline int hold_join_note(const struct emptcp_held_key *key)
 static __always_inline int hold_join_act(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
 					 const struct hold_join_params *p)
 {
-	__u32 seq = bpf_ntohl(pkt->tcp->seq), zero = 0;
+	__u32 seq = bpf_ntohl(pkt->tcp->seq), zero = 0, asked = 0;
 	const struct emptcp_track_subflow *sub;
 	struct emptcp_held_join *before, join = {};
 	struct emptcp_held_frame *frame;
@@ -125,9 +131,11 @@ static __always_inline int hold_join_act(struct emptcp_ctx *ctx, const struct em
 	if (!(sub->flags & EMPTCP_TRACK_NAMES))
 		return -EMPTCP_REASON_UNTRACKED;
 	key.conn = sub->conn;
+	join.addr_id = sub->way[from & 1].addr_id;
+	join.backup = !!(sub->way[from & 1].flags & EMPTCP_WAY_ASKS_BACKUP);
 	emptcp_subflow_of(pkt, &join.subflow);
 	now = emptcp_boot_now();
-	before = hold_join_find(&key, &join.subflow, now);
+	before = hold_join_find(&key, &join.subflow, now, &asked);
 	join.first = now;
 	if (before && before->seq == seq) {
 		/* It was sent, whoever asks: so was this one, if it is the copy. */
@@ -153,6 +161,7 @@ static __always_inline int hold_join_act(struct emptcp_ctx *ctx, const struct em
 	join.until = now + wait;
 	join.times++;
 	join.seq = seq;
+	join.asked = asked;
 	join.interface = ctx_ifindex(ctx);
 	join.hook = emptcp_number(EMPTCP_NUMBER_HOOK);
 	if (bpf_map_update_elem(&held_frames, &key, frame, BPF_ANY) ||

@@ -17,6 +17,19 @@ enum emptcp_held_state {
 	/** It would have been, but the client had not tried again for so long that it has given up.
 	 */
 	EMPTCP_HELD_EXPIRED,
+	/*
+	 * What `emptcp run` has made of one that expired.
+	 */
+	/** The path manager of the socket's host was asked for the subflow again. */
+	EMPTCP_HELD_ASKED,
+	/** It was not: subflows that live use the address, and would end. */
+	EMPTCP_HELD_IN_USE,
+	/** It was not: the socket is not in this network namespace, or has ended. */
+	EMPTCP_HELD_NO_SOCKET,
+	/** It was not: no endpoint of type subflow, and not announced too, has the address. */
+	EMPTCP_HELD_NO_ENDPOINT,
+	/** It was, and the kernel refused. */
+	EMPTCP_HELD_REFUSED,
 };
 
 /** What is known of a SYN: the value of the map held_joins. */
@@ -37,7 +50,13 @@ struct emptcp_held_join {
 	emptcp_ifindex interface;
 	__u32 hook;
 	enum emptcp_held_state state;
-	__u8 pad[4];
+	/** Address id of its MP_JOIN (RFC 8684, 3.2), and whether that asks for backup. */
+	__u8 addr_id;
+	emptcp_bool backup;
+	/** The path manager was asked for this one, or for one before with these addresses: once is
+	 * enough. */
+	emptcp_bool asked;
+	__u8 pad[1];
 };
 
 #endif /* __EMPTCP_HELD_JOIN_H__ */
