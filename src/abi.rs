@@ -339,6 +339,13 @@ pub(crate) fn end_name(number: u8) -> &'static str {
     name_at(&NAMES, number)
 }
 
+/// Name of a value of `enum emptcp_held_state`: `waiting`, `released`, `expired` …
+pub(crate) fn held_state_name(state: HeldState) -> &'static str {
+    static NAMES: LazyLock<Vec<String>> =
+        LazyLock::new(|| names_of("emptcp_held_state", "EMPTCP_HELD_"));
+    name_at(&NAMES, state.0 as u8)
+}
+
 /// Name of a value of `enum emptcp_track_kind`.
 pub(crate) fn kind_name(number: u8) -> &'static str {
     match emptcp_track_kind(number.into()) {

@@ -153,6 +153,15 @@ fn print(status: &Status) {
             held.expired
         );
     }
+    for (why, count) in &held.left {
+        println!("  {count} of them not asked for again: {why}");
+    }
+    if held.asked > 0 {
+        println!(
+            "{} further subflows were held until their client gave up, and asked for again",
+            held.asked
+        );
+    }
     print_drift(&status.drift, status.applied.as_ref());
 }
 

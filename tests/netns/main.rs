@@ -14,6 +14,7 @@ mod doctor;
 mod edits;
 mod exchange;
 mod exec;
+mod expired;
 mod faster;
 mod firewall;
 mod foreign;

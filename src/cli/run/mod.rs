@@ -6,6 +6,7 @@
 mod exec;
 mod mend;
 mod nudge;
+mod rejoin;
 
 use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
@@ -22,6 +23,7 @@ use nix::poll::poll;
 use self::exec::Exec;
 use self::mend::Mend;
 use self::nudge::Nudge;
+use self::rejoin::Rejoin;
 use super::Context;
 use super::Done;
 use super::reader::end_signals;
@@ -85,8 +87,11 @@ pub(super) fn run(context: Context, args: Args) -> Result<Done> {
         ..context
     };
     let signals = end_signals()?;
-    let mut services: Vec<Box<dyn Service>> =
-        vec![Box::new(Mend::new(context)?), Box::new(Nudge::new()?)];
+    let mut services: Vec<Box<dyn Service>> = vec![
+        Box::new(Mend::new(context)?),
+        Box::new(Nudge::new()?),
+        Box::new(Rejoin::new()),
+    ];
     if let Some(exec) = Exec::new(args.exec)? {
         services.push(Box::new(exec));
     }
