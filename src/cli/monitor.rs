@@ -124,7 +124,7 @@ pub(super) fn run(json: bool, folders: &[PathBuf], args: &Args) -> Result<Done> 
     let of_packets = args.types.is_empty() || args.types.iter().copied().any(is_of_packets);
     let mut monitor = of_packets.then(Monitor::open).transpose()?;
     let mut notices = Notices::default();
-    notices.want(args.wants(Type::Link), args.wants(Type::Reason))?;
+    notices.want(|r#type| args.wants(r#type))?;
     let mut sink = Sink {
         json,
         filter: Filter {

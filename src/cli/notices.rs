@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::datapath::HeldChanges;
 use crate::datapath::LinkEvents;
 use crate::datapath::Reasons;
 use crate::datapath::interfaces;
@@ -13,12 +14,15 @@ use crate::event::Type;
 use crate::event::link_changes;
 use crate::interface::Interfaces;
 
-/// How often the counters of reasons are read.
+/// How often the counters of reasons, and what was held, are read.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Types of what is looked for here.
+pub(super) const NOTICES: [Type; 3] = [Type::Link, Type::Reason, Type::HeldJoin];
 
 /// Whether events of this type come from packets, through the ring.
 pub(super) fn is_of_packets(r#type: Type) -> bool {
-    !matches!(r#type, Type::Link | Type::Reason)
+    !NOTICES.contains(&r#type)
 }
 
 /// Looks for what has changed.
@@ -27,15 +31,17 @@ pub(super) struct Notices {
     links: Option<(LinkEvents, Interfaces)>,
     /// And when they are read again.
     reasons: Option<(Reasons, Instant)>,
+    held: Option<(HeldChanges, Instant)>,
 }
 
 impl Notices {
-    /// From now on; what was looked at before goes on.
+    /// From now on, by [`NOTICES`]; what was looked at before goes on.
     ///
     /// # Errors
     ///
     /// No privilege; the kernel's.
-    pub(super) fn want(&mut self, links: bool, reasons: bool) -> Result<()> {
+    pub(super) fn want(&mut self, wanted: impl Fn(Type) -> bool) -> Result<()> {
+        let [links, reasons, held] = NOTICES.map(wanted);
         match (links, &self.links) {
             // What happens between the two is told.
             (true, None) => self.links = Some((LinkEvents::listen()?, interfaces()?)),
@@ -45,6 +51,11 @@ impl Notices {
         match (reasons, &self.reasons) {
             (true, None) => self.reasons = Some((Reasons::new()?, Instant::now() + LOOK)),
             (false, _) => self.reasons = None,
+            _ => {}
+        }
+        match (held, &self.held) {
+            (true, None) => self.held = Some((HeldChanges::new()?, Instant::now() + LOOK)),
+            (false, _) => self.held = None,
             _ => {}
         }
         Ok(())
@@ -76,6 +87,12 @@ impl Notices {
                 packets: u.more,
                 total: u.total,
             }));
+        }
+        if let Some((held, due)) = &mut self.held
+            && (last || Instant::now() >= *due)
+        {
+            *due = Instant::now() + LOOK;
+            found.extend(held.look()?.into_iter().map(Notice::Held));
         }
         Ok(found)
     }

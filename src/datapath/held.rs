@@ -2,6 +2,7 @@
 //! clients have given up, and what became of these.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
@@ -22,6 +23,7 @@ use crate::abi::TrackKey;
 use crate::abi::bytes_of;
 use crate::abi::from_bytes;
 use crate::abi::held_state_name;
+use crate::event::HeldChange;
 use crate::pin::Home;
 use crate::sys;
 use crate::track::Ends;
@@ -177,6 +179,63 @@ impl Held {
                 .update(&expired.key, bytes_of(&now), MapFlags::EXIST)?;
         }
         Ok(())
+    }
+}
+
+/// Looks at those that expired again and again.
+#[derive(Debug, Default)]
+pub(crate) struct HeldChanges {
+    /// By slot: when the first SYN came, its number, and what became of it.
+    before: HashMap<Vec<u8>, (u64, u32, HeldState)>,
+}
+
+impl HeldChanges {
+    /// From now on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Held::in_force`].
+    pub(crate) fn new() -> Result<Self> {
+        let mut changes = Self::default();
+        changes.look()?;
+        Ok(changes)
+    }
+
+    /// What has become otherwise since the last look.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Held::in_force`].
+    pub(crate) fn look(&mut self) -> Result<Vec<HeldChange>> {
+        let entries = match Held::in_force()? {
+            Some(held) => tables::read(&held.map).context("cannot read SYNs that are held")?,
+            None => Vec::new(),
+        };
+        let before = std::mem::take(&mut self.before);
+        let mut found = Vec::new();
+        for (key, value) in entries {
+            let (Some(join), Some(conn)) =
+                (from_bytes::<HeldJoin>(&value), from_bytes::<TrackKey>(&key))
+            else {
+                continue;
+            };
+            let now = (join.first, join.seq, join.state);
+            let is_over = !matches!(
+                join.state,
+                HeldState::EMPTCP_HELD_WAITING | HeldState::EMPTCP_HELD_RELEASED
+            );
+            if is_over && before.get(&key) != Some(&now) {
+                let [from, to] = Ends::from(&join.subflow).ends;
+                found.push(HeldChange {
+                    token: conn.token,
+                    from,
+                    to,
+                    state: held_state_name(join.state),
+                });
+            }
+            self.before.insert(key, now);
+        }
+        Ok(found)
     }
 }
 

@@ -55,6 +55,7 @@ pub use fq::missing_fq;
 pub(crate) use frames::Frames;
 pub(crate) use held::Expired;
 pub(crate) use held::Held;
+pub(crate) use held::HeldChanges;
 pub use held::HeldJoins;
 pub use host::Host;
 pub use host::Judge;

@@ -1,6 +1,7 @@
 //! Which events are wanted.
 
 use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use super::Detail;
 use super::Event;
@@ -28,17 +29,30 @@ impl Filter {
     /// Whether it takes an event, but for the interface, whose name an event does not have.
     pub(crate) fn takes(&self, event: &Event) -> bool {
         let tokens = [event.token, event.client_token];
-        let mut addresses = vec![event.src.ip(), event.dst.ip()];
-        if let Detail::AddAddr { addr, .. } = event.detail {
-            addresses.push(addr);
-        }
-        let ports = [event.src.port(), event.dst.port()];
+        let announced = match event.detail {
+            Detail::AddAddr { addr, .. } => Some(addr),
+            _ => None,
+        };
         is_any(&self.types, |wanted| *wanted == event.r#type())
-            && is_any(&self.tokens, |wanted| tokens.contains(&Some(*wanted)))
+            && self.is_of(tokens, [event.src, event.dst], announced)
+    }
+
+    /// Whether connection and subflow, and an address besides, are wanted.
+    fn is_of(
+        &self,
+        tokens: [Option<u32>; 2],
+        ends: [SocketAddr; 2],
+        other: Option<IpAddr>,
+    ) -> bool {
+        let addresses = ends.map(|end| end.ip()).into_iter().chain(other);
+        let addresses: Vec<_> = addresses.collect();
+        is_any(&self.tokens, |wanted| tokens.contains(&Some(*wanted)))
             && is_any(&self.addresses, |wanted| {
                 addresses.iter().any(|a| holds(wanted, *a))
             })
-            && is_any(&self.ports, |wanted| ports.contains(wanted))
+            && is_any(&self.ports, |wanted| {
+                ends.iter().any(|end| end.port() == *wanted)
+            })
     }
 
     /// Whether it takes what happens at the interface of this name.
@@ -46,15 +60,17 @@ impl Filter {
         is_any(&self.interfaces, |wanted| glob_matches(wanted, interface))
     }
 
-    /// Whether it takes what is no event of a packet: that has no subflow and no connection.
+    /// Whether it takes what is no event of a packet: most have no subflow and no connection.
     pub(crate) fn takes_notice(&self, notice: &Notice) -> bool {
-        let of_any_subflow =
-            self.tokens.is_empty() && self.addresses.is_empty() && self.ports.is_empty();
+        let is_of = match notice {
+            Notice::Held(join) => self.is_of([Some(join.token), None], [join.from, join.to], None),
+            _ => self.tokens.is_empty() && self.addresses.is_empty() && self.ports.is_empty(),
+        };
         let is_there = match notice.interface() {
             Some(interface) => self.is_at(interface),
             None => self.interfaces.is_empty(),
         };
-        of_any_subflow && is_there && is_any(&self.types, |wanted| *wanted == notice.r#type())
+        is_of && is_there && is_any(&self.types, |wanted| *wanted == notice.r#type())
     }
 }
 
@@ -156,6 +172,20 @@ mod tests {
             ..Filter::default()
         };
         assert!(!of_port.takes_notice(&link("p0")));
+        // This one has a subflow.
+        let held = Notice::Held(super::super::HeldChange {
+            token: 7,
+            from: SocketAddr::from(([10, 0, 1, 2], 40000)),
+            to: SocketAddr::from(([10, 0, 0, 1], 80)),
+            state: "asked",
+        });
+        assert!(of_port.takes_notice(&held) && !links.takes_notice(&held));
+        assert!(at(&[]).takes_notice(&held) && !at(&["p*"]).takes_notice(&held));
+        let of_token = |token| Filter {
+            tokens: vec![token],
+            ..Filter::default()
+        };
+        assert!(of_token(7).takes_notice(&held) && !of_token(8).takes_notice(&held));
     }
 
     #[test]

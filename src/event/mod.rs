@@ -7,6 +7,7 @@ mod select;
 mod text;
 
 pub(crate) use self::filter::Filter;
+pub(crate) use self::notice::HeldChange;
 #[cfg(test)]
 pub(crate) use self::notice::LinkChange;
 #[cfg(test)]
@@ -54,6 +55,8 @@ pub(crate) enum Type {
     Link,
     /// Packets that could not be treated, by reason.
     Reason,
+    /// The SYN of a further subflow was held until its client gave up.
+    HeldJoin,
 }
 
 impl Type {

@@ -1,5 +1,7 @@
-//! What is told beside the events of packets: changes of links, and packets that could not be
-//! treated.
+//! What is told beside the events of packets: changes of links, packets that could not be treated,
+//! and further subflows that were held for too long.
+
+use std::net::SocketAddr;
 
 use serde_json::Value;
 use serde_json::json;
@@ -47,6 +49,18 @@ pub(crate) struct LinkChange {
     pub(crate) state: LinkState,
 }
 
+/// What became of the SYN of a further subflow that was held until its client gave up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeldChange {
+    /// Of the server.
+    pub(crate) token: u32,
+    /// As its SYN had them.
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    /// Of `enum emptcp_held_state`: `expired`, `asked` …
+    pub(crate) state: &'static str,
+}
+
 /// Something that is no event of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
@@ -61,6 +75,8 @@ pub(crate) enum Notice {
         packets: u64,
         total: u64,
     },
+    /// A client had given up.
+    Held(HeldChange),
 }
 
 impl Notice {
@@ -68,6 +84,7 @@ impl Notice {
         match self {
             Self::Link(_) => Type::Link,
             Self::Reason { .. } => Type::Reason,
+            Self::Held(_) => Type::HeldJoin,
         }
     }
 
@@ -75,7 +92,7 @@ impl Notice {
     pub(crate) fn interface(&self) -> Option<&str> {
         match self {
             Self::Link(change) => Some(&change.interface),
-            Self::Reason { .. } => None,
+            Self::Reason { .. } | Self::Held(_) => None,
         }
     }
 
@@ -95,6 +112,10 @@ impl Notice {
                 packets,
                 total,
             } => format!("{reason}: {packets} packets not treated at {hook}, {total} in all"),
+            Self::Held(change) => format!(
+                "{} token {:08x} {} > {}",
+                change.state, change.token, change.from, change.to
+            ),
         };
         format!("{} {} {said}", seconds(time), self.r#type().name())
     }
@@ -123,6 +144,16 @@ impl Notice {
                 "reason": reason,
                 "packets": packets,
                 "total": total,
+            }),
+            Self::Held(change) => json!({
+                "time": time,
+                "type": r#type,
+                "event": change.state,
+                "token": format!("0x{:08x}", change.token),
+                "src": change.from.ip(),
+                "sport": change.from.port(),
+                "dst": change.to.ip(),
+                "dport": change.to.port(),
             }),
         }
     }
@@ -156,6 +187,8 @@ pub(crate) fn link_changes(before: &Interfaces, after: &Interfaces) -> Vec<LinkC
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn link(index: u32, name: &str, up: bool) -> Interface {
@@ -229,6 +262,21 @@ mod tests {
         assert_eq!(
             reason.line(7),
             "0.000000007 reason no_room: 2 packets not treated at xdp, 9 in all"
+        );
+        let held = Notice::Held(HeldChange {
+            token: 0x1a2b,
+            from: "10.0.1.2:40000".parse().unwrap(),
+            to: "10.0.0.1:80".parse().unwrap(),
+            state: "in_use",
+        });
+        assert_eq!(
+            held.object(7),
+            json!({ "time": 7, "type": "held_join", "event": "in_use", "token": "0x00001a2b",
+                "src": "10.0.1.2", "sport": 40000, "dst": "10.0.0.1", "dport": 80 })
+        );
+        assert_eq!(
+            held.line(7),
+            "0.000000007 held_join in_use token 00001a2b 10.0.1.2:40000 > 10.0.0.1:80"
         );
     }
 }

@@ -105,11 +105,23 @@ fn by_endpoint(version: u8) {
     // What the policy does not want yet is not asked for.
     sleep(A_WHILE);
     assert_eq!(states(&rig), ["waiting"]);
+    let monitor = Reader::start(&rig, "monitor", &["--json", "monitor", "held_join"]);
     let begin = Instant::now();
     pass(&near, &far);
     wait_for("the second subflow", LIMIT, || joins(&rig) == 1);
     println!("IPv{version}: joined after {:?}", begin.elapsed());
     assert_eq!(states(&rig), ["asked"]);
+    let told = monitor.end().0;
+    // It may have looked between.
+    let told: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&told["event"], &told["dst"], &told["dport"]),
+        (
+            &json!("asked"),
+            &json!(server_address(version)),
+            &json!(PORT)
+        )
+    );
     assert_eq!(
         rig.status()["held_joins"],
         json!({ "waiting": 0, "expired": 0, "asked": 1, "left": {} })

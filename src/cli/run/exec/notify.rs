@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::peer::Peer;
+use crate::cli::notices::NOTICES;
 use crate::cli::notices::Notices;
 use crate::datapath::time_now;
 use crate::event::Type;
@@ -29,7 +30,7 @@ impl Notifier {
 
     /// When it is to be called.
     pub(super) fn due(&self, peers: &[Peer]) -> Option<Instant> {
-        let is_wanted = wanted(peers, Type::Link) || wanted(peers, Type::Reason);
+        let is_wanted = NOTICES.iter().any(|r#type| wanted(peers, *r#type));
         is_wanted.then_some(self.due)
     }
 
@@ -37,8 +38,7 @@ impl Notifier {
     ///
     /// No privilege; the kernel's.
     pub(super) fn tell(&mut self, peers: &mut [Peer], now: Instant) -> Result<()> {
-        let (links, reasons) = (wanted(peers, Type::Link), wanted(peers, Type::Reason));
-        self.notices.want(links, reasons)?;
+        self.notices.want(|r#type| wanted(peers, r#type))?;
         if now < self.due {
             return Ok(());
         }
