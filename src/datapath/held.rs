@@ -2,7 +2,6 @@
 //! clients have given up, and what became of these.
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
@@ -185,8 +184,8 @@ impl Held {
 /// Looks at those that expired again and again.
 #[derive(Debug, Default)]
 pub(crate) struct HeldChanges {
-    /// By slot: when the first SYN came, its number, and what became of it.
-    before: HashMap<Vec<u8>, (u64, u32, HeldState)>,
+    /// Of those: slot, when the first SYN came, its number, and what became of it.
+    before: Vec<(Vec<u8>, u64, u32, HeldState)>,
 }
 
 impl HeldChanges {
@@ -219,12 +218,14 @@ impl HeldChanges {
             else {
                 continue;
             };
-            let now = (join.first, join.seq, join.state);
-            let is_over = !matches!(
+            if matches!(
                 join.state,
                 HeldState::EMPTCP_HELD_WAITING | HeldState::EMPTCP_HELD_RELEASED
-            );
-            if is_over && before.get(&key) != Some(&now) {
+            ) {
+                continue;
+            }
+            let now = (key, join.first, join.seq, join.state);
+            if !before.contains(&now) {
                 let [from, to] = Ends::from(&join.subflow).ends;
                 found.push(HeldChange {
                     token: conn.token,
@@ -233,7 +234,7 @@ impl HeldChanges {
                     state: held_state_name(join.state),
                 });
             }
-            self.before.insert(key, now);
+            self.before.push(now);
         }
         Ok(found)
     }

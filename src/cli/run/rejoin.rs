@@ -1,7 +1,6 @@
 //! Further subflows whose SYN was held until the client gave up, though the policy wants them now: the
 //! path manager of the kernel is asked for them again, where the socket is here.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -64,7 +63,7 @@ impl Rejoin {
             return Ok(LOOK);
         }
         let sockets = mptcp_sockets()?;
-        let mut added = BTreeSet::new();
+        let mut added = Vec::new();
         for join in &expired {
             if let Err(error) = self.ask(&held, join, &sockets, &mut added) {
                 say(join, &format!("cannot be asked for again: {error:#}"));
@@ -102,7 +101,7 @@ impl Rejoin {
         held: &Held,
         join: &Expired,
         sockets: &[Socket],
-        added: &mut BTreeSet<IpAddr>,
+        added: &mut Vec<IpAddr>,
     ) -> Result<()> {
         let is_its = |s: &&Socket| join.token.is_some() && s.token_local == join.token;
         let Some(token) = join.token.filter(|_| sockets.iter().any(|s| is_its(&s))) else {
@@ -152,7 +151,7 @@ impl Rejoin {
             return held.note(join, HeldState::EMPTCP_HELD_IN_USE);
         }
         asks()?;
-        added.insert(address);
+        added.push(address);
         match manager.add_again(endpoint) {
             Ok(Again::Done) => {
                 say(join, "asked for again");
