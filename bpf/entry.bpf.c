@@ -106,6 +106,8 @@ struct emptcp_enums {
 	enum emptcp_track_flags track_flags;
 	enum emptcp_track_conn_flags track_conn_flags;
 	struct emptcp_track_key track_key;
+	enum emptcp_track_list track_list;
+	struct emptcp_track_place track_place;
 	struct emptcp_track_subflow track_subflow;
 	struct emptcp_track_conn track_conn;
 	struct emptcp_prio_wish prio_wish;

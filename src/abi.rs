@@ -71,6 +71,8 @@ pub(crate) use self::entry_tc::types::emptcp_track_flags as TrackFlags;
 pub(crate) use self::entry_tc::types::emptcp_track_key as TrackKey;
 pub(crate) use self::entry_tc::types::emptcp_track_kind as TrackKind;
 use self::entry_tc::types::emptcp_track_kind;
+pub(crate) use self::entry_tc::types::emptcp_track_list as TrackList;
+pub(crate) use self::entry_tc::types::emptcp_track_place as TrackPlace;
 pub(crate) use self::entry_tc::types::emptcp_track_state as TrackState;
 pub(crate) use self::entry_tc::types::emptcp_track_subflow as TrackSubflow;
 pub(crate) use self::entry_tc::types::emptcp_track_way as TrackWay;
@@ -199,6 +201,8 @@ unsafe impl plain::Plain for Entry {}
 unsafe impl plain::Plain for SubflowKey {}
 // SAFETY: as above.
 unsafe impl plain::Plain for TrackKey {}
+// SAFETY: as above.
+unsafe impl plain::Plain for TrackPlace {}
 // SAFETY: as above.
 unsafe impl plain::Plain for TrackSubflow {}
 // SAFETY: as above.

@@ -323,6 +323,53 @@ fn root_further_subflows_from_both_ends() {
     });
 }
 
+/// Client ports that a connection's list has, by their place.
+fn listed(s: &Subject) -> Vec<(u32, u16)> {
+    let port = |key: &[u8], at: usize| u16::from_ne_bytes(*key[at..].first_chunk().unwrap());
+    let places = s.entries("conn_subflows").into_iter();
+    let mut listed: Vec<_> = places
+        .map(|(place, key)| (u32_at(&place, 8), port(&key, 32).max(port(&key, 34))))
+        .collect();
+    listed.sort_unstable();
+    listed
+}
+
+#[test]
+fn root_the_subflows_of_a_connection_are_listed() {
+    everywhere(|s| {
+        let syn = json!({ "flags": "S", "seq": 99, "ack": 0, "options":
+            [{ "mp_join_syn": { "id": 5, "token": token(1, SERVER_KEY), "nonce": 3 } }] });
+        let rst = json!({ "flags": "RA", "seq": 0, "ack": 100, "options": [] });
+        s.connect(1, true);
+        assert_eq!(listed(s), [(0, 40000)]);
+        // From the SYN on, and once.
+        s.sport = 40001;
+        s.send(false, &syn, 0);
+        assert_eq!(listed(s), [(0, 40000), (1, 40001)]);
+        s.join(false, 40001, token(1, SERVER_KEY));
+        assert_eq!(listed(s), [(0, 40000), (1, 40001)]);
+        // One of nobody's connection.
+        s.join(false, 40002, 12345);
+        // A place becomes free.
+        s.sport = 40000;
+        s.send(true, &json!({ "flags": "R", "seq": 500, "options": [] }), 0);
+        assert_eq!(listed(s), [(1, 40001)]);
+        s.join(true, 40003, token(1, CLIENT_KEY));
+        assert_eq!(listed(s), [(0, 40003), (1, 40001)]);
+        // Whose handshakes came to nothing leave their places to others, who is there does not.
+        for port in 41000..41030 {
+            s.sport = port;
+            s.send(false, &syn, 0);
+            s.send(true, &rst, 0);
+        }
+        assert_eq!(listed(s).len(), 16);
+        s.join(false, 42000, token(1, SERVER_KEY));
+        let ports: Vec<u16> = listed(s).into_iter().map(|(_, port)| port).collect();
+        assert_eq!(ports[..2], [40003, 40001]);
+        assert!(ports.len() == 16 && ports.contains(&42000), "{ports:?}");
+    });
+}
+
 #[test]
 fn root_why_a_connection_is_plain_tcp() {
     everywhere(|s| {
@@ -402,7 +449,13 @@ fn root_what_has_ended_is_forgotten() {
             &json!({ "flags": "A", "seq": 101, "ack": 501, "options": [] }),
             0,
         );
-        for map in ["subflows", "connections", "client_tokens", "secrets"] {
+        for map in [
+            "subflows",
+            "connections",
+            "client_tokens",
+            "secrets",
+            "conn_subflows",
+        ] {
             assert!(s.entries(map).is_empty(), "{map}");
         }
 

@@ -4,6 +4,7 @@
 #include <emptcp/once.h>
 #include <emptcp/sha.h>
 #include <emptcp/track_events.h>
+#include <emptcp/track_list.h>
 #include <emptcp/track_maps.h>
 
 EMPTCP_NO_PARAMS(track_keys);
@@ -135,6 +136,7 @@ static __always_inline int track_keys_act(struct emptcp_ctx *ctx, const struct e
 		sub->conn = server;
 		sub->flags |= EMPTCP_TRACK_TIED;
 	}
+	track_list(ret == EMPTCP_NEXT);
 	track_keys_tell(ctx);
 	return ret;
 }

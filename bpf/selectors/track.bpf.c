@@ -250,6 +250,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 	if (is_closed)
 		tells |= TRACK_CLOSES;
 	tells |= (scan.prio & MPTCP_BACKUP) << TRACK_BACKUP_SHIFT;
+	tells |= (sub->flags & EMPTCP_TRACK_NAMES) << TRACK_LISTS_SHIFT;
 	tells = emptcp_forget(tells);
 	if (emptcp_unlikely(tells & (TRACK_TELLS | TRACK_CLOSES)))
 		track_after(ctx, pkt, &key, from, tcp->rst ? tells | TRACK_CLOSES_BY_RST : tells);

@@ -452,6 +452,19 @@ static __always_inline void emptcp_turn(struct emptcp_subflow *s)
 	s->dport = port;
 }
 
+/** Whether two keys of subflows are the same, direction and zone included. In numbers, without
+ * branches, of which the verifier would follow each. */
+static __always_inline int emptcp_subflow_equal(const struct emptcp_subflow *a,
+						const struct emptcp_subflow *b)
+{
+	const __u32 *one = (const void *)a, *other = (const void *)b;
+	__u32 differs = 0;
+
+	for (int i = 0; i < sizeof(*a) / sizeof(*one); i++)
+		differs |= one[i] ^ other[i];
+	return !differs;
+}
+
 /** Whether two addresses are the same. */
 static __always_inline int emptcp_addr_equal(const struct emptcp_addr *a,
 					     const struct emptcp_addr *b)

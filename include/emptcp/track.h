@@ -145,6 +145,20 @@ struct emptcp_track_key {
 	__u32 zone;
 };
 
+/** Places of a connection in the list of its subflows (listed.h). */
+enum emptcp_track_list {
+	/** Linux has nine subflows at most: the first one, and MPTCP_PM_ADDR_MAX others. The rest
+	 * is for handshakes that come to nothing. */
+	EMPTCP_TRACK_LIST_MAX = 16,
+};
+
+/** Key of the list of a connection's subflows. */
+struct emptcp_track_place {
+	struct emptcp_track_key conn;
+	/** 0 to EMPTCP_TRACK_LIST_MAX - 1; any of them may be empty. */
+	__u32 place;
+};
+
 /** A subflow; its key is the emptcp_subflow from its lower to its higher end. */
 struct emptcp_track_subflow {
 	/** When its first packet was seen. */

@@ -27,6 +27,8 @@ use crate::abi::ConnFlags;
 use crate::abi::SubflowKey;
 use crate::abi::TrackConn;
 use crate::abi::TrackKey;
+use crate::abi::TrackList;
+use crate::abi::TrackPlace;
 use crate::abi::TrackSubflow;
 use crate::abi::bytes_of;
 use crate::abi::from_bytes;
@@ -42,6 +44,7 @@ use crate::track::Found;
 use crate::track::Socket;
 use crate::track::SubflowView;
 use crate::track::Track;
+use crate::track::connection_of;
 
 /// The tracker's maps of a policy in force.
 #[derive(Debug)]
@@ -53,6 +56,9 @@ pub(super) struct TrackMaps {
     pub(super) client_tokens: MapHandle,
     /// What it holds is not read, here or anywhere.
     pub(super) secrets: MapHandle,
+    /// The subflows of each connection, for modules. Not there where a version of emptcp that had
+    /// none applied the policy.
+    listed: Option<MapHandle>,
 }
 
 impl TrackMaps {
@@ -74,6 +80,7 @@ impl TrackMaps {
             connections: open::<TrackKey, TrackConn>(home, "connections")?,
             client_tokens: open::<TrackKey, u32>(home, "client_tokens")?,
             secrets: open::<TrackKey, [u64; 2]>(home, "secrets")?,
+            listed: kept_of::<TrackPlace, SubflowKey>(home, "conn_subflows")?,
         }))
     }
 
@@ -135,6 +142,56 @@ impl TrackMaps {
         }
     }
 
+    /// The places that a connection has for its subflows, with the map.
+    fn places(&self, key: ConnKey) -> impl Iterator<Item = (&MapHandle, TrackPlace)> {
+        let maps = self.listed.iter();
+        maps.flat_map(move |map| {
+            (0..TrackList::EMPTCP_TRACK_LIST_MAX.0).map(move |place| {
+                let conn = TrackKey::from(key);
+                (map, TrackPlace { conn, place })
+            })
+        })
+    }
+
+    /// Lists a subflow among those of its connection, where there is a place that is free.
+    fn list(&self, key: ConnKey, ends: &Ends) -> Result<()> {
+        let own = SubflowKey::from(ends);
+        for (map, place) in self.places(key) {
+            let other = map.lookup(bytes_of(&place), MapFlags::ANY)?;
+            if other.as_deref() == Some(bytes_of(&own)) {
+                return Ok(());
+            }
+        }
+        for (map, place) in self.places(key) {
+            match map.update(bytes_of(&place), bytes_of(&own), MapFlags::NO_EXIST) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) if e.kind() == ErrorKind::TooBig => return Ok(()),
+                result => return Ok(result?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes subflows off the list of a connection: this one, or all.
+    pub(super) fn unlist(&self, key: ConnKey, ends: Option<&Ends>) -> Result<()> {
+        let own = ends.map(SubflowKey::from);
+        for (map, place) in self.places(key) {
+            let other = map.lookup(bytes_of(&place), MapFlags::ANY)?;
+            let is_own = match &own {
+                None => other.is_some(),
+                Some(own) => other.as_deref() == Some(bytes_of(own)),
+            };
+            if !is_own {
+                continue;
+            }
+            match map.delete(bytes_of(&place)) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Enters what the tracker does not know; what it has learnt meanwhile stays. Returns how many
     /// subflows there was no room for.
     fn enter(&self, all: &[Found]) -> Result<usize> {
@@ -187,7 +244,11 @@ impl TrackMaps {
             let key = SubflowKey::from(ends);
             let map = &self.subflows;
             match map.update(bytes_of(&key), bytes_of(sub), MapFlags::NO_EXIST) {
-                Ok(()) => {}
+                Ok(()) => {
+                    if let Some(key) = connection_of(sub) {
+                        self.list(key, ends).context("cannot list a subflow")?;
+                    }
+                }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => known += 1,
                 Err(e) if e.kind() == ErrorKind::TooBig => no_room += 1,
                 Err(e) => return Err(e).context("cannot enter a subflow"),
@@ -312,6 +373,14 @@ pub(super) fn take_over(home: &Home, zones: &BTreeMap<u32, BTreeSet<u32>>) -> Re
         }
     }
     let (known, now) = (maps.read()?, sys::boot_time()?);
+    if maps.listed.iter().all(|map| map.keys().next().is_none()) {
+        // Of a version that listed none.
+        for (ends, sub) in &known.subflows {
+            if let Some(key) = connection_of(sub) {
+                maps.list(key, ends).context("cannot list a subflow")?;
+            }
+        }
+    }
     let mut no_room = 0;
     for (zone, sockets) in &sockets {
         no_room += maps.enter(&track::found(*zone, sockets, &known, now))?;

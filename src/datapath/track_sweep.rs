@@ -68,6 +68,7 @@ pub fn sweep_track(established: Option<u64>) -> Result<Swept> {
         {
             swept.subflows += 1;
             if let Some(key) = connection_of(&sub) {
+                maps.unlist(key, Some(ends))?;
                 maps.change(key, |conn| drop_subflows(conn, 1, now))?;
             }
         }
@@ -136,6 +137,7 @@ fn forget(maps: &TrackMaps, key: ConnKey) -> Result<bool> {
         }
     }
     delete(&maps.secrets, bytes_of(&server))?;
+    maps.unlist(key, None)?;
     delete(&maps.connections, bytes_of(&server))
 }
 

@@ -429,6 +429,12 @@ fn root_a_client_is_taken_over() {
     );
 }
 
+/// How many subflows the lists of connections have.
+fn listed(rig: &Rig) -> usize {
+    let state = rig.run(&["--json", "status", "--state"]).ok().out;
+    state.matches("\"place\": ").count()
+}
+
 /// Entries that no packet removes.
 #[test]
 fn root_idle_subflows_are_forgotten() {
@@ -451,8 +457,10 @@ fn root_idle_subflows_are_forgotten() {
     assert!(count >= 1);
     drop(unseen);
     wait_for("no socket", LIMIT, || sockets(&rig.near).is_empty());
+    assert_eq!(listed(&rig), count);
     assert_eq!(sweep(&[])["subflows"], count);
     assert_eq!(view(&rig, "subflows"), json!([]));
+    assert_eq!(listed(&rig), 0);
     assert_eq!(view(&rig, "connections")[0]["state"], "closed");
 
     let connection = Connection::new(&rig.far, &rig.near, "10.77.0.2".parse().unwrap());
@@ -460,8 +468,10 @@ fn root_idle_subflows_are_forgotten() {
     two_subflows(&rig.near);
     assert_eq!(sweep(&["--idle", "60s"]), nothing);
     std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(listed(&rig), 2);
     assert_eq!(sweep(&["--idle", "1s"])["subflows"], 2);
     assert_eq!(view(&rig, "subflows"), json!([]));
+    assert_eq!(listed(&rig), 0);
     let all = view(&rig, "connections");
     assert!(
         all.as_array()

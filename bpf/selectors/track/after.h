@@ -6,6 +6,7 @@
 #include <emptcp/announcer.h>
 #include <emptcp/clock.h>
 #include <emptcp/track_events.h>
+#include <emptcp/track_list.h>
 #include <emptcp/track_maps.h>
 #include "options.h"
 
@@ -14,9 +15,13 @@ enum track_tells {
 	/** The subflow is open. */
 	TRACK_TELLS_OPENED = 1 << 16,
 	TRACK_TELLS_FALLBACK = 1 << 17,
+	/** The subflow, which wants to join, is to be listed among those of its connection; one
+	 * that is open is, too. */
+	TRACK_LISTS_SHIFT = 13,
+	TRACK_LISTS = EMPTCP_TRACK_NAMES << TRACK_LISTS_SHIFT,
 	/** The subtypes. */
 	TRACK_TELLS_OPTIONS = 1 << MPTCP_ADD_ADDR | 1 << MPTCP_REMOVE_ADDR | 1 << MPTCP_MP_PRIO,
-	TRACK_TELLS = TRACK_TELLS_OPENED | TRACK_TELLS_FALLBACK | TRACK_TELLS_OPTIONS,
+	TRACK_TELLS = TRACK_TELLS_OPENED | TRACK_TELLS_FALLBACK | TRACK_TELLS_OPTIONS | TRACK_LISTS,
 	/** The subflow is to be forgotten; and this is so because of a RST. */
 	TRACK_CLOSES = 1 << 20,
 	TRACK_CLOSES_BY_RST = 1 << 21,
@@ -119,6 +124,8 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 		return 0;
 	id = sub->conn;
 	tied = sub->flags & EMPTCP_TRACK_TIED;
+	if (tied)
+		track_unlist(id.token, id.zone, 0);
 	is_read = emptcp_event_begin_left(ctx, record);
 	/* While what it says is there. */
 	if (is_read)
@@ -147,6 +154,7 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 	bpf_map_delete_elem(&client_tokens, &client);
 	bpf_map_delete_elem(&secrets, &id);
 	bpf_map_delete_elem(&connections, &id);
+	track_unlist(id.token, id.zone, 1);
 	return 0;
 }
 
@@ -186,6 +194,7 @@ static __always_inline void track_after(struct emptcp_ctx *ctx, const struct emp
 	emptcp_event_leave(record, pkt->links, key);
 	if (follows & TRACK_TELLS) {
 		/* Before the record is turned. */
+		track_list(follows & (TRACK_LISTS | TRACK_TELLS_OPENED));
 		track_announcer(follows | from << TRACK_FROM_SHIFT);
 		track_tell(ctx, follows | from << TRACK_FROM_SHIFT, pkt->tcp_off, pkt->tcp_len,
 			   bpf_ntohl(pkt->tcp->seq));
