@@ -29,42 +29,69 @@ static __always_inline int emptcp_has_table(const struct emptcp_pkt *pkt)
 	return pkt->links->flags & EMPTCP_STEP_TABLE;
 }
 
-/** Whether the table holds the key, now; leaves its value to the actors behind. */
-static __always_inline int emptcp_table_holds(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-					      void *table, const void *key)
+/** What the table has for the key now, a value of the type that the map declares; NULL: nothing. */
+static __always_inline const void *emptcp_table_find(const struct emptcp_pkt *pkt, void *table,
+						     const void *key)
 {
 	const struct emptcp_links *links = pkt->links;
 	const void *value = bpf_map_lookup_elem(table, key);
 
 	if (!value)
-		return 0;
+		return NULL;
 	if (links->flags & EMPTCP_STEP_TIMED) {
 		const __u64 *expires = value + links->expires_at;
 
 		if (emptcp_boot_now() >= *expires)
-			return 0;
+			return NULL;
 	}
+	return value;
+}
+
+/** Whether the table holds the key, now; leaves its value to the actors behind. */
+static __always_inline int emptcp_table_holds(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
+					      void *table, const void *key)
+{
+	const struct emptcp_links *links = pkt->links;
+	const void *value = emptcp_table_find(pkt, table, key);
+
+	if (!value)
+		return 0;
 	if (links->flags & EMPTCP_STEP_LEAVES_VALUE)
 		emptcp_leave_value(ctx, links, value);
 	return 1;
 }
 
-/** The same for an address in a table of prefixes, or in one of addresses. */
-static __always_inline int emptcp_table_holds_addr(struct emptcp_ctx *ctx,
-						   const struct emptcp_pkt *pkt, void *table,
-						   const struct emptcp_addr *addr)
+/** emptcp_table_find() for an address in a table of prefixes, or in one of addresses; version: 4
+ * or 6, of the address. */
+static __always_inline const void *emptcp_table_find_addr(const struct emptcp_pkt *pkt, void *table,
+							  const struct emptcp_addr *addr,
+							  __u8 version)
 {
 	struct emptcp_prefix_key key = {
 		.prefixlen = 32 + 128,
-		.family = bpf_htonl(pkt->version),
+		.family = bpf_htonl(version),
 		.addr = *addr,
 	};
-
 	const void *at = &key;
 
 	if (pkt->links->flags & EMPTCP_STEP_ADDR_TABLE)
 		at = &key.addr;
-	return emptcp_table_holds(ctx, pkt, table, at);
+	return emptcp_table_find(pkt, table, at);
+}
+
+/** emptcp_table_holds() for an address in a table of prefixes, or in one of addresses. */
+static __always_inline int emptcp_table_holds_addr(struct emptcp_ctx *ctx,
+						   const struct emptcp_pkt *pkt, void *table,
+						   const struct emptcp_addr *addr)
+{
+	const struct emptcp_links *links = pkt->links;
+	const void *value = emptcp_table_find_addr(pkt, table, addr, pkt->version);
+
+	if (!value)
+		return 0;
+	if (links->flags & EMPTCP_STEP_LEAVES_VALUE)
+		emptcp_leave_value(ctx, links, value);
+	return 1;
 }
 
 /** The same for a port (byte order of the machine). */

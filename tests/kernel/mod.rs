@@ -423,10 +423,28 @@ pub fn params(module: &Module) -> Value {
             "ratio" => json!("50%"),
             "bool" => true.into(),
             list if list.starts_with("list of u") => json!([7, 8]),
+            table if table.starts_with("table of ") => param.name.as_str().into(),
             _ => 7.into(),
         };
     }
     params
+}
+
+/// The tables that these parameters name: of the name of their parameter, without entries.
+fn tables(module: &Module) -> Value {
+    let mut tables = json!({});
+    for param in module.params.iter().filter(|p| p.required) {
+        if let Some(of) = param.ty.to_string().strip_prefix("table of ") {
+            let (key, value) = of
+                .split_once(" to ")
+                .map_or((of, None), |(k, v)| (k, Some(v)));
+            tables[&param.name] = match value {
+                Some(value) => json!({ "type": key, "value": value }),
+                None => json!({ "type": key }),
+            };
+        }
+    }
+    tables
 }
 
 /// The step with a node of its own for each way on, each a program of its own.
@@ -447,7 +465,8 @@ pub fn graph_of(registry: &Registry, module: &Module, hook: Hook) -> (Loaded, us
         join: false,
         ..Options::default()
     };
-    let loaded = Loaded::new(registry, hook, &[chain, behind], options);
+    let tables = tables(module);
+    let loaded = Loaded::with_tables(registry, hook, &[chain, behind], &tables, options);
     let loaded = loaded.unwrap_or_else(|e| panic!("{} at {hook}: {e}", module.name));
     let node = loaded.nodes(0, module.kind)[0];
     (loaded, node)

@@ -10,6 +10,7 @@ mod capture;
 mod cgroups;
 mod chains;
 mod close;
+mod disjoint_links;
 mod doctor;
 mod edits;
 mod exchange;
