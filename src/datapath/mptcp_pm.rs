@@ -8,12 +8,15 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
 use fail::fail_point;
+use netlink_packet_core::NLA_F_NESTED;
 use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_core::NLM_F_REQUEST;
 use netlink_sys::Socket;
 use netlink_sys::SocketAddr as NetlinkAddr;
 use netlink_sys::protocols::NETLINK_GENERIC;
+
+use super::netlink::attribute;
 
 /// How many paths a connection of this network namespace gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +52,6 @@ const MPTCP_PM_ADDR_ATTR_IF_IDX: u16 = 7;
 const MPTCP_PM_ADDR_FLAG_SIGNAL: u32 = 1 << 0;
 const MPTCP_PM_ADDR_FLAG_SUBFLOW: u32 = 1 << 1;
 const MPTCP_PM_ADDR_FLAG_BACKUP: u32 = 1 << 2;
-/// An attribute that holds others, and the bits that are no type.
-const NLA_F_NESTED: u16 = 1 << 15;
-const NLA_TYPE_MASK: u16 = 0x3fff;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// Header of netlink.
@@ -338,19 +338,6 @@ fn answer(socket: &Socket) -> Result<Vec<u8>> {
         bail!("the kernel tells nothing");
     }
     Ok(answer.get(HEADERS..).unwrap_or_default().to_vec())
-}
-
-/// The value of an attribute.
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let length = u16::from_ne_bytes(*bytes.first_chunk()?) as usize;
-        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
-        let value = bytes.get(4..length)?;
-        if kind & NLA_TYPE_MASK == wanted {
-            return Some(value);
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..)?;
-    }
 }
 
 /// The value of an attribute of four bytes.

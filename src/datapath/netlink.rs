@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::IpAddr;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use netlink_packet_core::Emitable;
 use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_core::NLM_F_REQUEST;
@@ -14,22 +16,18 @@ use netlink_packet_core::NetlinkHeader;
 use netlink_packet_core::NetlinkMessage;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_core::NetlinkSerializable;
+use netlink_packet_core::NlasIterator;
+use netlink_packet_core::parse_ip;
+use netlink_packet_core::parse_string;
+use netlink_packet_core::parse_u32;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::address::AddressHeader;
 use netlink_packet_route::address::AddressScope;
-use netlink_packet_route::link::InfoKind;
-use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::link::LinkFlags;
-use netlink_packet_route::link::LinkInfo;
+use netlink_packet_route::link::LinkHeader;
 use netlink_packet_route::link::LinkLayerType;
-use netlink_packet_route::link::LinkMessage;
-use netlink_packet_route::link::LinkXdp;
-use netlink_packet_route::link::Prop;
-use netlink_packet_route::tc::TcAttribute;
 use netlink_packet_route::tc::TcHandle;
-use netlink_packet_route::tc::TcMessage;
+use netlink_packet_route::tc::TcHeader;
 use netlink_sys::Socket;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -38,65 +36,59 @@ use crate::interface::Interface;
 use crate::interface::Interfaces;
 use crate::module::Hook;
 
+/// `enum` of `linux/if_link.h` that libc has not.
+const IFLA_XDP_PROG_ID: u16 = 4;
+
 /// The interfaces of the current network namespace.
 ///
 /// # Errors
 ///
 /// The kernel's.
 pub fn interfaces() -> Result<Interfaces> {
-    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let mut found = Vec::new();
-    for message in dump(request).context("cannot list the network interfaces")? {
-        if let RouteNetlinkMessage::NewLink(link) = message {
-            found.push(interface(link));
-        }
-    }
-    Ok(Interfaces(found))
+    let links = dump(libc::RTM_GETLINK, &LinkHeader::default());
+    let links = links.context("cannot list the network interfaces")?;
+    let interfaces = links.iter().map(|link| interface(link));
+    Ok(Interfaces(interfaces.collect::<Result<_>>()?))
 }
 
-fn interface(link: LinkMessage) -> Interface {
+fn interface(link: &[u8]) -> Result<Interface> {
+    let (header, attributes) = (LinkHeader::parse(link)?, behind::<LinkHeader>(link));
     let mut interface = Interface {
-        index: link.header.index,
+        index: header.index,
         name: String::new(),
         altnames: Vec::new(),
         mtu: 0,
-        up: link.header.flags.contains(LinkFlags::Running),
+        up: header.flags.contains(LinkFlags::Running),
         kind: None,
         raw_ip: !matches!(
-            link.header.link_layer_type,
+            header.link_layer_type,
             LinkLayerType::Ether | LinkLayerType::Eether | LinkLayerType::Loopback
         ),
         xdp_program: None,
     };
-    for attribute in link.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => interface.name = name,
-            LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
-            LinkAttribute::PropList(props) => {
-                interface
-                    .altnames
-                    .extend(props.into_iter().filter_map(|p| match p {
-                        Prop::AltIfName(name) => Some(name),
-                        _ => None,
-                    }));
+    for (kind, value) in attributes_of(attributes) {
+        match kind {
+            libc::IFLA_IFNAME => interface.name = parse_string(value)?,
+            libc::IFLA_MTU => interface.mtu = parse_u32(value)?,
+            libc::IFLA_PROP_LIST => {
+                for (kind, value) in attributes_of(value) {
+                    if kind == libc::IFLA_ALT_IFNAME {
+                        interface.altnames.push(parse_string(value)?);
+                    }
+                }
             }
-            LinkAttribute::LinkInfo(infos) => {
-                interface.kind = infos.into_iter().find_map(|info| match info {
-                    LinkInfo::Kind(InfoKind::Other(kind)) => Some(kind),
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+            libc::IFLA_LINKINFO => {
+                let kind = attribute(value, libc::IFLA_INFO_KIND);
+                interface.kind = kind.map(parse_string).transpose()?;
             }
-            LinkAttribute::Xdp(xdp) => {
-                interface.xdp_program = xdp.into_iter().find_map(|x| match x {
-                    LinkXdp::ProgId(id) if id != 0 => Some(id),
-                    _ => None,
-                });
+            libc::IFLA_XDP => {
+                let id = attribute(value, IFLA_XDP_PROG_ID).map(parse_u32);
+                interface.xdp_program = id.transpose()?.filter(|id| *id != 0);
             }
             _ => {}
         }
     }
-    interface
+    Ok(interface)
 }
 
 /// What the plan of a policy does not ask of an interface.
@@ -119,29 +111,21 @@ pub(crate) struct PortState {
 /// The kernel's.
 pub(crate) fn port_states() -> Result<BTreeMap<u32, PortState>> {
     let mut states = BTreeMap::new();
-    for message in dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
-        if let RouteNetlinkMessage::NewLink(link) = message {
-            states.insert(link.header.index, port_state(&link));
-        }
+    for link in dump(libc::RTM_GETLINK, &LinkHeader::default())? {
+        states.insert(LinkHeader::parse(&link)?.index, port_state(&link)?);
     }
-    for message in dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
-        if let RouteNetlinkMessage::NewAddress(address) = message
-            && address.header.family == AddressFamily::Inet
-            && address.header.scope == AddressScope::Universe
-            && let Some(state) = states.get_mut(&address.header.index)
+    for address in dump(libc::RTM_GETADDR, &AddressHeader::default())? {
+        let header = AddressHeader::parse(&address)?;
+        if header.family == AddressFamily::Inet
+            && header.scope == AddressScope::Universe
+            && let Some(state) = states.get_mut(&header.index)
         {
             state.ipv4 = true;
         }
     }
-    for message in dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))? {
-        if let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message
-            && let Some(state) = states.get_mut(&(qdisc.header.index as u32))
-        {
-            let kinds = qdisc.attributes.into_iter().filter_map(|a| match a {
-                TcAttribute::Kind(kind) => Some(kind),
-                _ => None,
-            });
-            state.qdiscs.extend(kinds);
+    for (index, qdiscs) in qdiscs()? {
+        if let Some(state) = states.get_mut(&index) {
+            state.qdiscs.extend(qdiscs.into_iter().map(|q| q.kind));
         }
     }
     Ok(states)
@@ -154,41 +138,27 @@ pub(crate) fn port_states() -> Result<BTreeMap<u32, PortState>> {
 /// The kernel's.
 pub(super) fn addresses() -> Result<BTreeMap<IpAddr, BTreeSet<u32>>> {
     let mut all: BTreeMap<IpAddr, BTreeSet<u32>> = BTreeMap::new();
-    for message in dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
-        let RouteNetlinkMessage::NewAddress(message) = message else {
-            continue;
-        };
+    for message in dump(libc::RTM_GETADDR, &AddressHeader::default())? {
+        let attributes = behind::<AddressHeader>(&message);
         // IFA_LOCAL of IPv4 is this end's; IFA_ADDRESS may be the other one of a tunnel.
-        let has = |local: bool| {
-            message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    AddressAttribute::Local(address) if local => Some(*address),
-                    AddressAttribute::Address(address) if !local => Some(*address),
-                    _ => None,
-                })
-        };
-        if let Some(address) = has(true).or_else(|| has(false)) {
-            all.entry(address).or_default().insert(message.header.index);
+        let address = attribute(attributes, libc::IFA_LOCAL);
+        if let Some(address) = address.or_else(|| attribute(attributes, libc::IFA_ADDRESS)) {
+            let interfaces = all.entry(parse_ip(address)?).or_default();
+            interfaces.insert(AddressHeader::parse(&message)?.index);
         }
     }
     Ok(all)
 }
 
-fn port_state(link: &LinkMessage) -> PortState {
-    let attributes = &link.attributes;
-    let elsewhere = attributes
-        .iter()
-        .any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
-    PortState {
-        up: link.header.flags.contains(LinkFlags::Up),
-        peer: attributes.iter().find_map(|a| match a {
-            LinkAttribute::Link(peer) if !elsewhere && *peer != 0 => Some(*peer),
-            _ => None,
-        }),
+fn port_state(link: &[u8]) -> Result<PortState> {
+    let attributes = behind::<LinkHeader>(link);
+    let elsewhere = attribute(attributes, libc::IFLA_LINK_NETNSID).is_some();
+    let peer = attribute(attributes, libc::IFLA_LINK).map(parse_u32);
+    Ok(PortState {
+        up: LinkHeader::parse(link)?.flags.contains(LinkFlags::Up),
+        peer: peer.transpose()?.filter(|peer| !elsewhere && *peer != 0),
         ..PortState::default()
-    }
+    })
 }
 
 /// A queueing discipline.
@@ -214,20 +184,15 @@ impl Qdisc {
 /// The kernel's.
 pub(super) fn qdiscs() -> Result<BTreeMap<u32, Vec<Qdisc>>> {
     let mut found: BTreeMap<u32, Vec<Qdisc>> = BTreeMap::new();
-    let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
-    for message in dump(request).context("cannot list the queueing disciplines")? {
-        if let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message {
-            let kind = qdisc.attributes.iter().find_map(|a| match a {
-                TcAttribute::Kind(kind) => Some(kind.clone()),
-                _ => None,
-            });
-            let of = found.entry(qdisc.header.index as u32).or_default();
-            of.push(Qdisc {
-                kind: kind.unwrap_or_default(),
-                handle: qdisc.header.handle.into(),
-                parent: qdisc.header.parent.into(),
-            });
-        }
+    let qdiscs = dump(libc::RTM_GETQDISC, &TcHeader::default());
+    for qdisc in qdiscs.context("cannot list the queueing disciplines")? {
+        let header = TcHeader::parse(&qdisc)?;
+        let kind = attribute(behind::<TcHeader>(&qdisc), libc::TCA_KIND);
+        found.entry(header.index as u32).or_default().push(Qdisc {
+            kind: kind.map(parse_string).transpose()?.unwrap_or_default(),
+            handle: header.handle.into(),
+            parent: header.parent.into(),
+        });
     }
     Ok(found)
 }
@@ -237,44 +202,117 @@ pub(super) fn qdiscs() -> Result<BTreeMap<u32, Vec<Qdisc>>> {
 pub(super) fn clsact_filters(ifindex: u32) -> Result<Vec<(Hook, u32, u32)>> {
     let mut filters = Vec::new();
     for (hook, minor) in [(Hook::TcIngress, 0xfff2), (Hook::TcEgress, 0xfff3)] {
-        let mut message = TcMessage::with_index(ifindex as i32);
-        message.header.parent = TcHandle {
-            major: 0xffff,
-            minor,
+        let request = TcHeader {
+            index: ifindex as i32,
+            parent: TcHandle {
+                major: 0xffff,
+                minor,
+            },
+            ..TcHeader::default()
         };
-        let answers = dump(RouteNetlinkMessage::GetTrafficFilter(message))
-            .context("cannot list the filters of an interface")?;
-        filters.extend(answers.iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewTrafficFilter(filter) => Some((
-                hook,
-                filter.header.info >> 16,
-                u32::from(filter.header.handle),
-            )),
-            _ => None,
-        }));
+        let answers = dump(libc::RTM_GETTFILTER, &request);
+        for filter in answers.context("cannot list the filters of an interface")? {
+            let header = TcHeader::parse(&filter)?;
+            filters.push((hook, header.info >> 16, u32::from(header.handle)));
+        }
     }
     Ok(filters)
 }
 
 /// Sets up an interface of the current network namespace.
 pub(super) fn set_up(index: u32) -> Result<()> {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(|_| ())
+    let header = LinkHeader {
+        index,
+        flags: LinkFlags::Up,
+        change_mask: LinkFlags::Up,
+        ..LinkHeader::default()
+    };
+    ask_of(
+        NETLINK_ROUTE,
+        Routed::new(libc::RTM_SETLINK, &header),
+        NLM_F_ACK,
+        |_| (),
+    )
 }
 
-/// All answers to a request.
-fn dump(request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
-    ask(request, NLM_F_DUMP)
+/// A message of rtnetlink. Of attributes each reader takes those that it needs: the library's own
+/// messages have all that there are, which makes a large program, and know how long each is, which
+/// may change with the kernel.
+struct Routed {
+    kind: u16,
+    payload: Vec<u8>,
 }
 
-/// Answers to a request, up to the last one or the acknowledgement.
-fn ask(request: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
+impl Routed {
+    fn new(kind: u16, header: &impl Emitable) -> Self {
+        let mut payload = vec![0; header.buffer_len()];
+        header.emit(&mut payload);
+        Self { kind, payload }
+    }
+}
+
+impl NetlinkSerializable for Routed {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.payload.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.payload);
+    }
+}
+
+impl NetlinkDeserializable for Routed {
+    type Error = Infallible;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self {
+            kind: header.message_type,
+            payload: payload.to_vec(),
+        })
+    }
+}
+
+impl From<Routed> for NetlinkPayload<Routed> {
+    fn from(message: Routed) -> Self {
+        NetlinkPayload::InnerMessage(message)
+    }
+}
+
+/// All answers to a request of type `RTM_GET…`: header and attributes of each.
+fn dump(kind: u16, header: &impl Emitable) -> Result<Vec<Vec<u8>>> {
     let mut answers = Vec::new();
-    ask_of(NETLINK_ROUTE, request, flags, |answer| answers.push(answer))?;
+    let request = Routed::new(kind, header);
+    ask_of(NETLINK_ROUTE, request, NLM_F_DUMP, |answer: Routed| {
+        // RTM_NEW… is two below it.
+        if answer.kind + 2 == kind {
+            answers.push(answer.payload);
+        }
+    })?;
     Ok(answers)
+}
+
+/// The attributes of a message that begins with this header.
+fn behind<H: Emitable + Default>(message: &[u8]) -> &[u8] {
+    message.get(H::default().buffer_len()..).unwrap_or_default()
+}
+
+/// Types and values of attributes, up to one that is damaged.
+fn attributes_of(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes)
+        .map_while(Result::ok)
+        .filter_map(|attribute| {
+            let (kind, length) = (attribute.kind(), attribute.length().into());
+            Some((kind, attribute.into_inner().get(4..length)?))
+        })
+}
+
+/// The value of an attribute.
+pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes_of(bytes).find_map(|(kind, value)| (kind == wanted).then_some(value))
 }
 
 /// Takes the answers to a request of a protocol, up to the last one or the acknowledgement.
