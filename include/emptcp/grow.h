@@ -233,6 +233,16 @@ static __always_inline int emptcp_grow_end(struct emptcp_ctx *ctx, const struct 
 	return EMPTCP_NEXT;
 }
 
+/*
+ * Whether a number of bytes is none that a packet can grow by; the verifier learns its bounds. One
+ * comparison each, and with 4, not with 0: else older ones do not.
+ */
+static __always_inline int emptcp_grow_unbounded(__u32 *bytes)
+{
+	*bytes = emptcp_forget(*bytes) & 31;
+	return *bytes < 4 || *bytes > EMPTCP_GROW_MAX;
+}
+
 /**
  * Puts an option before all others. option: on the stack, aligned to 4 bytes,
  * with NOPs behind it up to bytes, which is as in emptcp_may_grow(); that must
@@ -259,12 +269,7 @@ static __always_inline int emptcp_grow(struct emptcp_ctx *ctx, const struct empt
 	struct emptcp_pkt again;
 	__u64 diff = 0;
 
-	/*
-	 * One comparison each, and with 4, not with 0: else older verifiers do not
-	 * learn the bounds.
-	 */
-	bytes &= 31;
-	if (bytes < 4 || bytes > EMPTCP_GROW_MAX)
+	if (emptcp_grow_unbounded(&bytes))
 		return -EMPTCP_REASON_NO_ROOM;
 	len += bytes;
 	if (len < bytes + 4)

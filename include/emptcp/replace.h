@@ -143,8 +143,7 @@ static __always_inline int emptcp_replace(struct emptcp_ctx *ctx, const struct e
 	int ret;
 
 	/* As in emptcp_grow(). */
-	bytes &= 31;
-	if (bytes < 4 || bytes > EMPTCP_GROW_MAX)
+	if (emptcp_grow_unbounded(&bytes))
 		return -EMPTCP_REASON_NO_ROOM;
 	if (len < 4)
 		return -EMPTCP_REASON_UNSAFE;
@@ -170,7 +169,10 @@ static __always_inline int emptcp_replace(struct emptcp_ctx *ctx, const struct e
 		at += sizeof(room->timestamps);
 	}
 	at = emptcp_forget(at) & EMPTCP_OFF_MASK;
-	if (bpf_skb_store_bytes(ctx, at, option, bytes, 0))
+	/* Once more each time: what lay on the stack meanwhile has no bounds on Linux 5.10. */
+	if (emptcp_grow_unbounded(&bytes) || bpf_skb_store_bytes(ctx, at, option, bytes, 0))
+		return -EMPTCP_REASON_WRITE;
+	if (emptcp_grow_unbounded(&bytes))
 		return -EMPTCP_REASON_WRITE;
 	diff = bpf_csum_diff(NULL, 0, (__be32 *)option, bytes, diff);
 	at += bytes;

@@ -55,6 +55,12 @@ struct Maps<'a> {
     rodata: &'a MapHandle,
 }
 
+/// Programs that are loaded at the same time at most: they differ in size, so more than there are
+/// CPUs.
+const TOGETHER: usize = 4;
+/// No more of them, where they have so many maps: files that are open meanwhile.
+const TOGETHER_MAPS: usize = 64;
+
 /// Of a group of steps: the instructions of each, and what is written into them.
 type Steps = Vec<(Vec<Insn>, Choices)>;
 
@@ -183,36 +189,36 @@ impl<'r> Loader<'r> {
             slots[group[0]] = Some(slot as u32);
         }
         let mut programs = vec![(0, 0); graph.nodes.len()];
-        // So few at a time that their maps need no more than a handful of open files.
-        let cpus = thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(4);
-        for (batch, together) in groups.chunks(cpus).enumerate() {
-            let mut kept = Vec::new();
-            let mut copies = Vec::new();
-            for group in together {
-                let mut steps = Vec::new();
-                for node in group {
-                    let insns = self.step(class, *node, &maps, offsets[*node], state, &mut kept)?;
-                    steps.push((
-                        insns,
-                        self.choices(class, shared, *node, group, &slots, &from[*node])?,
-                    ));
-                }
-                copies.push((group.as_slice(), steps));
+        let (mut waiting, mut kept) = (Vec::new(), Vec::new());
+        for (slot, group) in groups.iter().enumerate() {
+            let mut steps = Vec::new();
+            for node in group {
+                let insns = self.step(class, *node, &maps, offsets[*node], state, &mut kept)?;
+                steps.push((
+                    insns,
+                    self.choices(class, shared, *node, group, &slots, &from[*node])?,
+                ));
             }
-            for (i, program) in self.load_together(class, &copies).into_iter().enumerate() {
+            waiting.push((group.as_slice(), steps));
+            let is_last = slot + 1 == groups.len();
+            if waiting.len() < TOGETHER && kept.len() < TOGETHER_MAPS && !is_last {
+                continue;
+            }
+            let first = slot + 1 - waiting.len();
+            let loaded = self.load_together(class, &waiting);
+            for ((slot, (group, _)), program) in (first..).zip(&waiting).zip(loaded) {
                 let Some(program) = program? else {
                     return Ok(None);
                 };
-                let slot = batch * cpus + i;
                 sys::set_slot(&array, slot as u32, &program)
                     .with_context(|| format!("cannot put a program into slot {slot}"))?;
                 let id = sys::program_info(&program)?.0;
-                for node in &together[i] {
+                for node in *group {
                     programs[*node] = (slot as u32, id);
                 }
             }
+            waiting.clear();
+            kept.clear();
         }
         Ok(Some(LoadedClass { array, programs }))
     }
