@@ -234,13 +234,16 @@ static __always_inline int emptcp_grow_end(struct emptcp_ctx *ctx, const struct 
 }
 
 /*
- * Whether a number of bytes is none that a packet can grow by; the verifier learns its bounds. One
- * comparison each, and with 4, not with 0: else older ones do not.
+ * Whether a number of bytes is none that a packet can grow by; the verifier learns its bounds. Two
+ * comparisons, kept apart, and with 4, not with 0: else older ones do not.
  */
-static __always_inline int emptcp_grow_unbounded(__u32 *bytes)
+static __always_inline int emptcp_grow_unbounded(__u64 *bytes)
 {
 	*bytes = emptcp_forget(*bytes) & 31;
-	return *bytes < 4 || *bytes > EMPTCP_GROW_MAX;
+	if (*bytes < 4)
+		return 1;
+	asm volatile("" : "+r"(*bytes));
+	return *bytes > EMPTCP_GROW_MAX;
 }
 
 /**
@@ -267,10 +270,11 @@ static __always_inline int emptcp_grow(struct emptcp_ctx *ctx, const struct empt
 	const __u32 fixed = offsetof(typeof(after), options);
 	struct emptcp_grow_fixed before;
 	struct emptcp_pkt again;
-	__u64 diff = 0;
+	__u64 diff = 0, more = bytes;
 
-	if (emptcp_grow_unbounded(&bytes))
+	if (emptcp_grow_unbounded(&more))
 		return -EMPTCP_REASON_NO_ROOM;
+	bytes = more;
 	len += bytes;
 	if (len < bytes + 4)
 		return -EMPTCP_REASON_UNSAFE;

@@ -138,12 +138,13 @@ static __always_inline int emptcp_replace(struct emptcp_ctx *ctx, const struct e
 	__u8 options[TCPOPT_SPACE] __attribute__((aligned(4)));
 	struct emptcp_grow_fixed before;
 	struct emptcp_pkt again;
+	__u64 size = bytes;
 	__be16 doff;
 	__s64 diff;
 	int ret;
 
 	/* As in emptcp_grow(). */
-	if (emptcp_grow_unbounded(&bytes))
+	if (emptcp_grow_unbounded(&size))
 		return -EMPTCP_REASON_NO_ROOM;
 	if (len < 4)
 		return -EMPTCP_REASON_UNSAFE;
@@ -170,12 +171,12 @@ static __always_inline int emptcp_replace(struct emptcp_ctx *ctx, const struct e
 	}
 	at = emptcp_forget(at) & EMPTCP_OFF_MASK;
 	/* Once more each time: what lay on the stack meanwhile has no bounds on Linux 5.10. */
-	if (emptcp_grow_unbounded(&bytes) || bpf_skb_store_bytes(ctx, at, option, bytes, 0))
+	if (emptcp_grow_unbounded(&size) || bpf_skb_store_bytes(ctx, at, option, size, 0))
 		return -EMPTCP_REASON_WRITE;
-	if (emptcp_grow_unbounded(&bytes))
+	if (emptcp_grow_unbounded(&size))
 		return -EMPTCP_REASON_WRITE;
-	diff = bpf_csum_diff(NULL, 0, (__be32 *)option, bytes, diff);
-	at += bytes;
+	diff = bpf_csum_diff(NULL, 0, (__be32 *)option, size, diff);
+	at += size;
 	if (room->dss_len) {
 		diff = bpf_csum_diff(NULL, 0, (__be32 *)room->dss, sizeof(room->dss), diff);
 		if (bpf_skb_store_bytes(ctx, at, room->dss, 8, 0) ||
