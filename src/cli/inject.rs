@@ -162,6 +162,30 @@ fn send(json: bool, subflow: Option<&str>, which: &Which, to: To, option: &Opt) 
     Ok(Done::Yes)
 }
 
+/// Sends an option to one or both ends of a subflow, as a program asks; how many frames.
+///
+/// # Errors
+///
+/// There is no such subflow, its frame cannot be made, or the kernel's.
+pub(super) fn at_once(subflow: &str, zone: u32, to: To, option: &Opt) -> Result<usize> {
+    let ends = Ends {
+        zone,
+        ..ends(subflow)?
+    };
+    let frames = Frames::open(running_kernel()?)?;
+    let sub = frames.subflow(&ends)?;
+    let sub = sub.ok_or_else(|| anyhow!("the tracker knows no subflow {}", name(&ends)))?;
+    let directions = to.directions(&ends, &sub)?;
+    for direction in &directions {
+        // Looked at before, so that it is all or none.
+        frames.frame(&ends, *direction)?.ack.bytes(option)?;
+    }
+    for direction in &directions {
+        frames.send(&frames.frame(&ends, *direction)?, option)?;
+    }
+    Ok(directions.len())
+}
+
 impl Sent {
     /// What would be sent in this direction.
     pub(super) fn new(ends: &Ends, sub: &TrackSubflow, direction: usize, option: &Opt) -> Self {

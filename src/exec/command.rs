@@ -5,6 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::frame::To;
+
 /// A command, by its `"cmd"`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case", deny_unknown_fields)]
@@ -30,6 +32,18 @@ pub(crate) enum Command {
     Window(Lever),
     /// An entry of the table `pace`.
     Pace(Lever),
+    /// An entry of the table `hold`.
+    Hold(Joins),
+    /// Takes it back.
+    Release(Joins),
+    /// Sends an option at once, in a frame of its own.
+    Inject {
+        subflow: String,
+        #[serde(default)]
+        zone: u32,
+        to: To,
+        option: Value,
+    },
 }
 
 /// What a program wants to be told.
@@ -59,6 +73,14 @@ pub(crate) struct Lever {
     table: Option<String>,
 }
 
+/// A connection in a table of tokens: whether its joins are held.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Joins {
+    token: Value,
+    table: Option<String>,
+}
+
 fn yes() -> bool {
     true
 }
@@ -73,6 +95,22 @@ impl Lever {
                 table,
                 key,
                 value: Some(value),
+                timeout: None,
+            },
+        }
+    }
+}
+
+impl Joins {
+    fn entry(self, is_held: bool) -> Command {
+        let table = self.table.unwrap_or_else(|| "hold".to_owned());
+        let key = self.token;
+        match is_held {
+            false => Command::TableDel { table, key },
+            true => Command::TableAdd {
+                table,
+                key,
+                value: None,
                 timeout: None,
             },
         }
@@ -97,6 +135,8 @@ pub(crate) fn parse(line: &[u8]) -> Result<(Value, Command), (Value, String)> {
         Command::Prio(lever) => lever.entry("prio"),
         Command::Window(lever) => lever.entry("window"),
         Command::Pace(lever) => lever.entry("pace"),
+        Command::Hold(joins) => joins.entry(true),
+        Command::Release(joins) => joins.entry(false),
         command => command,
     };
     Ok((id, command))
@@ -165,6 +205,34 @@ mod tests {
     }
 
     #[test]
+    fn joins_are_entries() {
+        let add = Command::TableAdd {
+            table: "hold".to_owned(),
+            key: json!("0x1a2b3c4d"),
+            value: None,
+            timeout: None,
+        };
+        assert_eq!(one(r#"{"cmd":"hold","token":"0x1a2b3c4d"}"#), Ok(add));
+        let del = Command::TableDel {
+            table: "t".to_owned(),
+            key: json!(7),
+        };
+        assert_eq!(one(r#"{"cmd":"release","token":7,"table":"t"}"#), Ok(del));
+    }
+
+    #[test]
+    fn an_injection_names_who_gets_it() {
+        let inject = Command::Inject {
+            subflow: "a".to_owned(),
+            zone: 0,
+            to: To::Server,
+            option: json!({ "option": "mp_prio" }),
+        };
+        let line = r#"{"cmd":"inject","subflow":"a","to":"server","option":{"option":"mp_prio"}}"#;
+        assert_eq!(one(line), Ok(inject));
+    }
+
+    #[test]
     fn what_is_no_command_says_so() {
         for (line, word) in [
             ("{", "JSON"),
@@ -179,6 +247,12 @@ mod tests {
                 "tables",
             ),
             (r#"{"cmd":"subscribe","metric":true}"#, "metric"),
+            (r#"{"cmd":"hold","subflow":"a"}"#, "subflow"),
+            (r#"{"cmd":"inject","subflow":"a","option":{}}"#, "to"),
+            (
+                r#"{"cmd":"inject","subflow":"a","to":"me","option":{}}"#,
+                "both",
+            ),
         ] {
             let error = one(line).unwrap_err();
             assert!(error.contains(word), "{line}: {error}");

@@ -48,7 +48,8 @@ pub(crate) struct Frame {
 }
 
 /// Who gets a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum To {
     /// The client of the connection.
     Client,

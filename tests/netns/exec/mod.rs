@@ -2,6 +2,7 @@
 //! `emptcp run --exec` and `--socket`: programs that decide, on connections of Multipath TCP; what
 //! becomes of their entries, and of traffic, when they fail. The policy is at the client.
 
+mod commands;
 mod cost;
 mod disjoint;
 mod examples;

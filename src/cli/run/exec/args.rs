@@ -40,6 +40,9 @@ pub(in crate::cli::run) struct Args {
     #[arg(long, value_name = "COUNT", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) command_rate: u32,
+    /// Let programs inject options into subflows, too.
+    #[arg(long)]
+    pub(super) allow_inject: bool,
     /// Take back what a run that has died had put into tables.
     #[arg(long, hide = true)]
     pub(in crate::cli::run) guard: bool,

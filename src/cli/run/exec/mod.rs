@@ -68,7 +68,7 @@ impl Exec {
             socket: Socket::new(&args)?,
             peers: Vec::new(),
             next: 1,
-            tables: Tables::new()?,
+            tables: Tables::new(args.allow_inject)?,
             teller: Teller::new(args.interval),
             rate: args.command_rate,
             interval: args.interval,

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::guard::Guard;
 use super::peer::Peer;
 use super::peer::Wants;
+use crate::cli::inject;
 use crate::cli::table::elements;
 use crate::cli::table::entries_of;
 use crate::cli::table::timeout_of;
@@ -27,6 +28,8 @@ use crate::exec::Owner;
 use crate::exec::Place;
 use crate::exec::Subscribe;
 use crate::exec::Wishes;
+use crate::frame::Opt;
+use crate::frame::To;
 use crate::table_text;
 
 /// How often wishes are looked at that have expired with their entries.
@@ -42,6 +45,7 @@ pub(super) enum Obedience {
 /// Who has put what into tables.
 pub(super) struct Tables {
     wishes: Wishes,
+    may_inject: bool,
     guard: Guard,
     /// Those who have gone, but whose entries are still there, and since when.
     leaving: BTreeSet<Owner>,
@@ -65,12 +69,15 @@ enum Lazy {
 }
 
 impl Tables {
+    /// `may_inject`: programs may send options, too.
+    ///
     /// # Errors
     ///
     /// The guard cannot be started.
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(may_inject: bool) -> Result<Self> {
         Ok(Self {
             wishes: Wishes::default(),
+            may_inject,
             guard: Guard::start()?,
             leaving: BTreeSet::new(),
             left: Instant::now(),
@@ -172,17 +179,26 @@ impl Locked<'_> {
             Command::TableShow { table } => {
                 self.on(table, |_, table| Ok(Some(("elements", elements(table)?))))
             }
-            // Its levers became entries when it was read.
-            Command::Prio(_) | Command::Window(_) | Command::Pace(_) => {
-                Err("expected an entry".to_owned())
-            }
+            Command::Inject {
+                subflow,
+                zone,
+                to,
+                option,
+            } => self.inject((subflow, *zone), *to, option),
+            // These became entries when they were read.
+            Command::Prio(_)
+            | Command::Window(_)
+            | Command::Pace(_)
+            | Command::Hold(_)
+            | Command::Release(_) => Err("expected an entry".to_owned()),
         };
         match (&self.in_force, command) {
             (
                 Lazy::Busy,
                 command @ (Command::TableAdd { .. }
                 | Command::TableDel { .. }
-                | Command::TableShow { .. }),
+                | Command::TableShow { .. }
+                | Command::Inject { .. }),
             ) => Obedience::Later(command),
             _ => Obedience::Answer(answer),
         }
@@ -197,6 +213,23 @@ impl Locked<'_> {
                 Err(error) => Lazy::Not(format!("{error:#}")),
             };
         }
+    }
+
+    /// Sends an option.
+    fn inject(&mut self, (subflow, zone): (&str, u32), to: To, option: &Value) -> Answer {
+        if !self.tables.may_inject {
+            return Err("emptcp run was started without --allow-inject".to_owned());
+        }
+        self.lock();
+        if matches!(self.in_force, Lazy::Busy) {
+            return Err("the policy is being changed".to_owned());
+        }
+        // Who sends takes the lock as well.
+        self.in_force = Lazy::Unknown;
+        Opt::parse(&option.to_string())
+            .and_then(|option| inject::at_once(subflow, zone, to, &option))
+            .map(|frames| Some(("frames", frames.into())))
+            .map_err(|error| format!("{error:#}"))
     }
 
     /// Does something with a table.
