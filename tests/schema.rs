@@ -93,6 +93,8 @@ fn both_accept() {
         fields(r#""position": { "before": 7 }, "priority": -2147483648"#),
         fields(r#""zone": 4294967295, "enabled": false, "on_error": "drop""#),
         fields(r#""comment": "ü""#),
+        // The name of the paper.
+        policy("{}", r#"[{ "recover_add_addr": {} }]"#),
         table(r#""type": "port", "elements": [1, "2-3"]"#),
         table(r#""type": "prefix", "value": "rate", "default": "1Mbit", "elements": { "fc00::/7": 5 }"#),
         table(r#""type": "subflow", "elements": ["10.0.0.1:1-10.0.0.2:2", "[fc00::1]:1-[fc00::2]:2"]"#),
