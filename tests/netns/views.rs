@@ -12,6 +12,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::raw;
+use super::reader::Reader;
 use super::rig::Netns;
 use super::rig::Ran;
 use super::rig::Rig;
@@ -480,6 +481,29 @@ fn root_idle_subflows_are_forgotten() {
             .all(|c| c["state"] == "closed" && c["subflows"] == 0),
         "{all:#}"
     );
+}
+
+/// `run` does so by itself, every ten seconds.
+#[test]
+fn root_what_has_no_socket_is_forgotten_by_run() {
+    let rig = rig();
+    let unseen = Connection::new(&rig.near, &rig.near, "127.0.0.1".parse().unwrap());
+    wait_for("sockets of both ends", LIMIT, || {
+        sockets(&rig.near).len() >= 2
+    });
+    track(&rig).ok();
+    let run = Reader::start(&rig, "run", &["run"]);
+    let count = view(&rig, "subflows").as_array().unwrap().len();
+    assert!(count >= 1);
+    drop(unseen);
+    wait_for("no socket", LIMIT, || sockets(&rig.near).is_empty());
+    // It has not looked yet: that nobody sees the end is why somebody has to.
+    assert_eq!(listed(&rig), count);
+    wait_for("nothing is listed", 2 * LIMIT, || listed(&rig) == 0);
+    assert_eq!(view(&rig, "subflows"), json!([]));
+    assert_eq!(view(&rig, "connections")[0]["state"], "closed");
+    let said = run.end().1;
+    assert_eq!(said.lines().count(), 1, "{said}");
 }
 
 /// What does not fit is told, and the rest is right.
