@@ -154,6 +154,31 @@ fn root_expired_and_asked_for_by_its_endpoint_of_ipv6() {
     by_endpoint(6);
 }
 
+/// Of what expired while nobody could ask, `monitor` tells first that it did.
+#[test]
+fn root_expired_is_told_first() {
+    let rig = impatient(&chains());
+    endpoint(&rig, server_address(4));
+    let (near, far, _listener) = expire(&rig, 4, PORT);
+    let monitor = Reader::start(&rig, "monitor", &["--json", "monitor", "held_join"]);
+    pass(&near, &far);
+    wait_for("the end is told", LIMIT, || !monitor.out().is_empty());
+    let _run = run(&rig);
+    wait_for("the second subflow", LIMIT, || joins(&rig) == 1);
+    wait_for("that it was asked for is told", LIMIT, || {
+        monitor.out().lines().count() == 2
+    });
+    let told = monitor.end().0;
+    for (line, event) in told.lines().zip(["expired", "asked"]) {
+        let told: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&told["event"], &told["dst"], &told["dport"]),
+            (&json!(event), &json!(server_address(4)), &json!(PORT))
+        );
+    }
+    assert_eq!(told.lines().count(), 2, "{told}");
+}
+
 /// A subflow of another connection would end: it stays, until it ends by itself.
 #[test]
 fn root_expired_while_others_use_the_endpoint() {
