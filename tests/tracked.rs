@@ -5,6 +5,7 @@
 mod kernel;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use emptcp::datapath::Options;
@@ -140,6 +141,11 @@ impl Subject {
 
     /// A handshake of a connection; `keys`: the third ACK has them.
     fn connect(&mut self, version: u8, keys: bool) {
+        self.connect_by([CLIENT_KEY, SERVER_KEY], version, keys);
+    }
+
+    /// With these keys of the client and the server.
+    fn connect_by(&mut self, [client, server]: [u64; 2], version: u8, keys: bool) {
         let capable = |keys: &[u64]| {
             let mut option = json!({ "version": version });
             for (name, key) in ["sender_key", "receiver_key"].iter().zip(keys) {
@@ -147,7 +153,7 @@ impl Subject {
             }
             json!({ "mp_capable": option })
         };
-        let first: &[u64] = if version == 0 { &[CLIENT_KEY] } else { &[] };
+        let first: &[u64] = if version == 0 { &[client] } else { &[] };
         self.send(
             false,
             &json!({ "flags": "S", "seq": 99, "ack": 0, "options": [{ "wscale": 7 }, capable(first)] }),
@@ -156,11 +162,11 @@ impl Subject {
         self.send(
             true,
             &json!({ "flags": "SA", "seq": 499, "ack": 100,
-                "options": [{ "wscale": 9 }, capable(&[SERVER_KEY])] }),
+                "options": [{ "wscale": 9 }, capable(&[server])] }),
             0,
         );
         let last = match keys {
-            true => json!([capable(&[CLIENT_KEY, SERVER_KEY])]),
+            true => json!([capable(&[client, server])]),
             false => json!([]),
         };
         self.send(
@@ -449,13 +455,7 @@ fn root_what_has_ended_is_forgotten() {
             &json!({ "flags": "A", "seq": 101, "ack": 501, "options": [] }),
             0,
         );
-        for map in [
-            "subflows",
-            "connections",
-            "client_tokens",
-            "secrets",
-            "conn_subflows",
-        ] {
+        for map in KEPT {
             assert!(s.entries(map).is_empty(), "{map}");
         }
 
@@ -472,6 +472,15 @@ fn root_what_has_ended_is_forgotten() {
     });
 }
 
+/// Maps of what is established: nothing that is not proven may come into them.
+const KEPT: [&str; 5] = [
+    "subflows",
+    "connections",
+    "client_tokens",
+    "secrets",
+    "conn_subflows",
+];
+
 /// How many packets of a flood.
 fn flood() -> u32 {
     let given = std::env::var("EMPTCP_FLOOD").ok();
@@ -481,16 +490,26 @@ fn flood() -> u32 {
 #[test]
 fn root_floods_push_nobody_out() {
     let mut s = Subject::new(Hook::TcIngress, Family::Ip4, None);
-    let living = 1000;
-    for port in 10_000..10_000 + living {
+    let living = 10_000..11_000_u16;
+    let keys = |port: u16| [CLIENT_KEY, SERVER_KEY].map(|key| key ^ u64::from(port) << 20);
+    let mut tokens = BTreeSet::new();
+    for port in living.clone() {
         s.sport = port;
-        // All with the same keys: one connection, and subflows that are tied to none.
-        s.connect(1, true);
+        s.connect_by(keys(port), 1, true);
+        tokens.extend(keys(port).map(|key| token(1, key)));
     }
-    assert_eq!(s.subflows().len(), usize::from(living));
+    // All but the half open, with what they say.
+    let known = |s: &Subject| KEPT.map(|map| BTreeMap::from_iter(s.entries(map)));
+    let before = known(&s);
+    assert_eq!(before.each_ref().map(BTreeMap::len), [living.len(); 5]);
     let syn = json!({ "flags": "S", "seq": 99, "ack": 0, "options": [{ "mp_capable": {} }] });
     let join = json!({ "flags": "S", "seq": 99, "ack": 0, "options":
         [{ "mp_join_syn": { "id": 5, "token": 1, "nonce": 3 } }] });
+    let random = |n: u32| n.wrapping_mul(0x9e37_79b9);
+    // Who guesses a token gets a place in that connection's list, until another one needs it.
+    let guessed = (0..flood())
+        .filter(|n| tokens.contains(&random(*n)))
+        .count();
     for (what, tcp) in [("SYN", syn), ("MP_JOIN", join)] {
         let mut packet = s.packet(false, &tcp, 0);
         let start = Instant::now();
@@ -498,23 +517,40 @@ fn root_floods_push_nobody_out() {
             // Source address, and the token or what stands there: whichever is random.
             packet[26..30].copy_from_slice(&(0x0b00_0000 + n).to_be_bytes());
             let end = packet.len();
-            packet[end - 8..end - 4].copy_from_slice(&n.wrapping_mul(0x9e37_79b9).to_be_bytes());
+            packet[end - 8..end - 4].copy_from_slice(&random(n).to_be_bytes());
             s.loaded.instance.run(&packet, Some(0), 1).unwrap();
         }
         let half_open = s.entries("half_open").len();
         eprintln!(
-            "{} x {what}: {half_open} half open, {:?}",
+            "{} x {what}: {half_open} half open, {guessed} tokens guessed, {:?}",
             flood(),
             start.elapsed()
         );
         assert!((1..=16384).contains(&half_open));
-        assert_eq!(s.subflows().len(), usize::from(living));
+        for ((map, before), after) in KEPT.iter().zip(&before).zip(&known(&s)) {
+            let more = match (what, *map) {
+                ("MP_JOIN", "conn_subflows") => guessed,
+                _ => 0,
+            };
+            assert_eq!(after.len(), before.len() + more, "{what}: {map}");
+            let stays = |(key, value): (&Vec<u8>, &Vec<u8>)| after.get(key) == Some(value);
+            assert!(before.iter().all(stays), "{what}: {map} has changed");
+        }
     }
     // They are tracked as before.
-    s.sport = 10_000;
-    s.data(false, 100, 77);
-    let subflow = &s.subflows()[&10_000];
-    assert_eq!(u64_at(subflow.up(), 0), 77);
+    for port in living.clone() {
+        s.sport = port;
+        s.data(false, 100, 77);
+    }
+    let subflows = s.subflows();
+    assert!(
+        living
+            .clone()
+            .all(|port| u64_at(subflows[&port].up(), 0) == 77)
+    );
+    let connections = s.entries("connections");
+    let carried = |(_, value): &(_, Vec<u8>)| u64_at(value, at::CONN_BYTES) == 77;
+    assert!(connections.len() == living.len() && connections.iter().all(carried));
 }
 
 /// The packets of a client, with addresses and keys of connection n.
