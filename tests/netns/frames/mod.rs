@@ -34,10 +34,6 @@ use crate::rig::wait_for;
 const PORT: u16 = 5001;
 /// Bytes of a transfer.
 const SIZE: usize = 1 << 20;
-/// Frames to each end of a connection.
-fn times() -> u64 {
-    often(10, 50)
-}
 /// Addresses of the server, and its second ones, of both families.
 const ADDRESSES: [(&str, &str); 2] = [("10.77.0.2", "10.77.1.2"), ("fd77:0::2", "fd77:1::2")];
 
@@ -156,16 +152,16 @@ fn errors(rig: &Rig) -> Vec<(String, u64)> {
     [("near", &rig.near), ("far", &rig.far)].map(of).concat()
 }
 
-/// There and back, so often, to one end of an idle connection; how long a command took.
-fn there_and_back(rig: &Rig, to: &str, pause: Duration) -> Duration {
+/// So many frames, there and back, to one end of an idle connection; how long a command took.
+fn there_and_back(rig: &Rig, to: &str, times: u32, pause: Duration) -> Duration {
     let subflow = only(rig);
     let start = Instant::now();
-    for number in 0..times() {
+    for number in 0..times {
         let priority = ["backup", "nobackup"][(number % 2) as usize];
         rig.run(&["set-prio", &subflow, priority, "--to", to]).ok();
         std::thread::sleep(pause);
     }
-    start.elapsed() / times() as u32 - pause
+    start.elapsed() / times - pause
 }
 
 #[test]
@@ -176,6 +172,9 @@ fn root_frames_set_prio_of_an_idle_connection() {
         for (address, _) in ADDRESSES {
             // Either end has sent the last data.
             for up_last in [true, false] {
+                // Fifty times there and back; by default of one of these alone, for the time it takes.
+                let long = state == "on" && address == ADDRESSES[0].0 && !up_last;
+                let times = often(if long { 100 } else { 10 }, 100);
                 track(&rig, &json!([]));
                 let connection = Connection::new(&rig, address.parse().unwrap());
                 connection.send(!up_last, SIZE);
@@ -184,10 +183,11 @@ fn root_frames_set_prio_of_an_idle_connection() {
                 let (before, none) = (received(&rig), errors(&rig));
                 // Frames so close to each other go ahead of the sequence numbers, as if data came.
                 let pause = Duration::from_millis(if up_last { 60 } else { 0 });
-                let server = there_and_back(&rig, "server", pause);
-                assert_eq!(received(&rig), [before[0] + times(), before[1]]);
-                let client = there_and_back(&rig, "client", pause);
-                assert_eq!(received(&rig), [before[0] + times(), before[1] + times()]);
+                let server = there_and_back(&rig, "server", times, pause);
+                let changes = u64::from(times);
+                assert_eq!(received(&rig), [before[0] + changes, before[1]]);
+                let client = there_and_back(&rig, "client", times, pause);
+                assert_eq!(received(&rig), [before[0] + changes, before[1] + changes]);
                 println!(
                     "tx {state}, {address}: {server:?} to the server, {client:?} to the client"
                 );
