@@ -43,7 +43,7 @@ vmtest:			## the tests on every kernel of tests/kernels.txt, in QEMU
 	scripts/vmtest.sh
 
 thorough: setup-test	## what policies do between network namespaces, five times as often (root)
-	EMPTCP_THOROUGH=1 $(CARGO) test --workspace --features emptcp/failpoints --test netns -- --test-threads=1
+	EMPTCP_THOROUGH=1 EMPTCP_CONNECTIONS=1000 $(CARGO) test --workspace --features emptcp/failpoints --test netns -- --test-threads=1
 
 soak: setup-test	## policies and tables change under traffic, for SECONDS (600) each way of attaching (root)
 	EMPTCP_SOAK=$(SECONDS) $(CARGO) test --features failpoints --test netns -- root_soak --test-threads=1 --nocapture
