@@ -76,13 +76,20 @@ impl Stand {
 
     /// Puts the example in force, with these links.
     fn apply(&self, links: &Value) {
-        let text = include_str!("../../examples/disjoint-links.json")
-            .replace("eth*", "p0")
-            .replace("wlan*", "p1");
-        let mut policy: Value = serde_json::from_str(&text).unwrap();
-        policy["tables"]["links"]["elements"] = links.clone();
-        let file = self.rig.folder.write("disjoint.json", policy.to_string());
+        let policy = example(links).to_string();
+        let file = self.rig.folder.write("disjoint.json", policy);
         self.rig.run(&["apply", file.to_str().unwrap()]).ok();
+    }
+
+    /// And `path-manager.json` beside it, as fragments of one policy.
+    fn apply_beside_path_manager(&self, links: &Value) {
+        let folder = self.rig.folder.0.join("fragments");
+        std::fs::create_dir_all(&folder).unwrap();
+        let manager = interfaces(include_str!("../../examples/path-manager.json"));
+        std::fs::write(folder.join("10-path-manager.json"), manager).unwrap();
+        let disjoint = example(links).to_string();
+        std::fs::write(folder.join("20-disjoint-links.json"), disjoint).unwrap();
+        self.rig.run(&["apply", folder.to_str().unwrap()]).ok();
     }
 
     /// A connection on which data flow; the listener takes what joins.
@@ -135,6 +142,18 @@ impl Stand {
         std::thread::sleep(WHILE);
         assert_eq!(now(), wanted, "{what}");
     }
+}
+
+/// An example for the interfaces of the rig.
+fn interfaces(text: &str) -> String {
+    text.replace("eth*", "p0").replace("wlan*", "p1")
+}
+
+fn example(links: &Value) -> Value {
+    let text = interfaces(include_str!("../../examples/disjoint-links.json"));
+    let mut policy: Value = serde_json::from_str(&text).unwrap();
+    policy["tables"]["links"]["elements"] = links.clone();
+    policy
 }
 
 fn endpoint(netns: &Netns, what: &str) {
@@ -208,6 +227,7 @@ fn root_disjoint_links_of_a_server() {
         stand.assert_joined("the table has changed", v6, port, 1, &all);
         stand.talk(&client, &server);
         assert!(!raw::mptcp_fell_back(&client));
+        assert_eq!(stand.rig.status()["reasons"], json!({}));
         stand.rig.run(&["delete"]).ok();
     }
     assert_eq!(counter(near, "TcpInCsumErrors"), 0);
@@ -256,6 +276,7 @@ fn root_disjoint_links_of_a_client() {
         stand.assert_joined("free again", v6, port, 0, &[of(1, 201)]);
         stand.talk(&client, &server);
         assert!(!raw::mptcp_fell_back(&client));
+        assert_eq!(stand.rig.status()["reasons"], json!({}));
         stand.rig.run(&["delete"]).ok();
     }
 }
@@ -279,6 +300,41 @@ fn root_disjoint_links_of_older_connections() {
         }
         stand.assert_joined("older", v6, port, 1, &[of(1, 1)]);
         assert!(stand.rig.matched("rm_add_addr") >= 2);
+        assert_eq!(stand.rig.status()["reasons"], json!({}));
+        stand.rig.run(&["delete"]).ok();
+    }
+}
+
+/// What the path manager brings back is opened where no subflow is, and nowhere else.
+#[test]
+fn root_disjoint_links_beside_a_path_manager() {
+    let stand = Stand::new();
+    let far = &stand.rig.far;
+    for v6 in [false, true] {
+        let of = |link, host| address(v6, link, host);
+        let port = 5001 + 10 * u16::from(v6);
+        endpoint(far, "flush");
+        for (link, host, id) in [(0, 100, 9), (1, 1, 10), (1, 100, 11)] {
+            endpoint(far, &format!("add {} id {id} signal", of(link, host)));
+        }
+        stand.apply_beside_path_manager(&links(v6, 0));
+        let (client, server, _listener) = stand.connect(v6, port);
+        stand.assert_joined("does not pay yet", v6, port, 1, &[]);
+        let bytes = fill(2, 300 << 10);
+        send(&server, &client, &bytes);
+        wait_for("one by the other link", LIMIT, || {
+            stand.joined(v6, port).len() == 1
+        });
+        stand.talk(&client, &server);
+        std::thread::sleep(WHILE);
+        let joined = stand.joined(v6, port);
+        assert_eq!(joined.len(), 1, "{joined:?}");
+        assert!([of(1, 1), of(1, 100)].contains(&joined[0][1]), "{joined:?}");
+        assert!(stand.rig.matched("restore_addr") >= 1);
+        assert!(stand.rig.matched("reject_join") >= 2);
+        send(&client, &server, &bytes);
+        assert!(!raw::mptcp_fell_back(&client));
+        assert_eq!(stand.rig.status()["reasons"], json!({}));
         stand.rig.run(&["delete"]).ok();
     }
 }
