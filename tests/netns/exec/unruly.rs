@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::stage::*;
+use crate::raw;
 use crate::rig::wait_for;
 
 #[test]
@@ -20,6 +21,7 @@ fn root_exec_babblers_are_ended_and_others_go_on() {
         ok(&client.ask(json!({ "cmd": "ping" })));
         start.elapsed()
     };
+    let mut connection = Connection::open(&rig);
     for (name, text) in [
         ("garbage", "while True: print('x' * 100)"),
         ("long", "while True: sys.stdout.write('x' * 70000 + '\\n')"),
@@ -44,6 +46,7 @@ fn root_exec_babblers_are_ended_and_others_go_on() {
         if name == "endless" {
             // It is one line without an end, of which nothing is kept.
             std::thread::sleep(Duration::from_millis(500));
+            connection.exchange(1 << 20);
             slowest = quick(&mut client);
             let status = rig
                 .near
@@ -53,6 +56,7 @@ fn root_exec_babblers_are_ended_and_others_go_on() {
             println!("{name}: {most} kB at most");
             assert!(most < 100_000, "{line}");
         } else {
+            connection.exchange(1 << 20);
             wait_for("it is ended", LIMIT, || {
                 slowest = slowest.max(quick(&mut client));
                 std::thread::sleep(Duration::from_millis(10));
@@ -62,7 +66,10 @@ fn root_exec_babblers_are_ended_and_others_go_on() {
         println!("{name}: the slowest answer to another program took {slowest:?}");
         assert!(slowest < Duration::from_millis(500), "{name}: {slowest:?}");
         daemon.end();
+        connection.exchange(1 << 20);
     }
+    assert!(!raw::mptcp_fell_back(&connection.near));
+    assert_eq!(rig.status()["reasons"], json!({}));
 }
 
 #[test]
