@@ -7,6 +7,8 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use nix::mount::MntFlags;
 use nix::mount::MsFlags;
@@ -20,13 +22,13 @@ use super::rig::TempDir;
 use super::rig::chain_packets;
 
 /// A mount of the hierarchy of cgroups, and a cgroup of the test's own in it.
-struct Cgroups {
+pub(super) struct Cgroups {
     root: File,
     folder: TempDir,
 }
 
 impl Cgroups {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = TempDir::new();
         let mount = folder.0.join("cgroup");
         fs::create_dir(&mount).unwrap();
@@ -44,7 +46,7 @@ impl Cgroups {
     }
 
     /// The path of a cgroup below that of the test, as in a policy.
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         let own = self.folder.0.file_name().unwrap();
         format!("/{}{name}", own.to_str().unwrap())
     }
@@ -60,12 +62,23 @@ impl Cgroups {
         PathBuf::from(root + &self.path(name))
     }
 
-    fn add(&self, name: &str) {
+    pub(super) fn add(&self, name: &str) {
         fs::create_dir(self.place(name)).unwrap();
     }
 
     fn remove(&self, name: &str) {
         fs::remove_dir(self.place(name)).unwrap();
+    }
+
+    /// Does something while this process is in a cgroup: one test at a time.
+    pub(super) fn inside<T>(&self, name: &str, something: impl FnOnce() -> T) -> T {
+        static MOVED: Mutex<()> = Mutex::new(());
+        let _moved = MOVED.lock().unwrap_or_else(PoisonError::into_inner);
+        let home = own_cgroup(self);
+        fs::write(self.place(name).join("cgroup.procs"), "0").unwrap();
+        let done = something();
+        fs::write(home.join("cgroup.procs"), "0").unwrap();
+        done
     }
 }
 
@@ -159,11 +172,9 @@ fn root_all_subflows_are_of_the_cgroup_of_their_connection() {
     rig.near
         .sh("ip mptcp limits set add_addr_accepted 2 subflow 2");
     rig.far.sh("ip mptcp limits set subflow 2");
-    let procs = cgroups.place("/app").join("cgroup.procs");
-    let home = own_cgroup(&cgroups);
-    fs::write(&procs, "0").unwrap();
-    let done = mptcp::transfer(&rig.near, &rig.far, "10.77.0.1".parse().unwrap(), || {});
-    fs::write(home.join("cgroup.procs"), "0").unwrap();
+    let done = cgroups.inside("/app", || {
+        mptcp::transfer(&rig.near, &rig.far, "10.77.0.1".parse().unwrap(), || {})
+    });
     assert_eq!((done.subflows, done.fell_back), (2, false));
     let state = rig.run(&["--json", "status", "--state"]).ok().json();
     let records = &state["state"][0]["entries"];

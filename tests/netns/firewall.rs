@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde_json::Value;
 use serde_json::json;
 
+use super::cgroups::Cgroups;
 use super::mptcp::Transfer;
 use super::mptcp::counter;
 use super::mptcp::transfer;
@@ -180,6 +181,46 @@ fn root_firewall_plain_tcp() {
         }
         let done = walled.connect();
         assert_eq!(done.fell_back, plain);
+    }
+    let status = walled.rig.status();
+    assert_eq!(status["reasons"], json!({}));
+}
+
+/// Such a chain for one port of a server (the transfers go to 5001).
+#[test]
+fn root_firewall_plain_tcp_by_port() {
+    let walled = Walled::new();
+    let (near, far) = (&walled.rig.near, &walled.rig.far);
+    for (port, plain) in [(5002, false), (5001, true)] {
+        let chains = json!([{ "name": "plain-port", "hook": "tc-ingress", "interfaces": ["p*"],
+            "select": { "dport": { "in": [port] } }, "act": [{ "strip_mptcp": {} }] }]);
+        walled.rig.apply(&chains).ok();
+        for server in ["10.77.0.2", "fd77:0::2"] {
+            let done = transfer(far, near, server.parse().unwrap(), || ());
+            assert_eq!(done.fell_back, plain, "{server}, port {port}");
+        }
+        let status = walled.rig.status();
+        assert_eq!(status["reasons"], json!({}));
+    }
+}
+
+/// And for what the processes of one cgroup open.
+#[test]
+fn root_firewall_plain_tcp_by_application() {
+    let walled = Walled::new();
+    let (near, far) = (&walled.rig.near, &walled.rig.far);
+    let cgroups = Cgroups::new();
+    for name in ["/plain", "/other"] {
+        cgroups.add(name);
+    }
+    let chains = json!([{ "name": "plain-app", "hook": "tc-egress", "interfaces": ["p*"],
+        "select": { "cgroup": { "in": cgroups.path("/plain") } }, "act": [{ "strip_mptcp": {} }] }]);
+    walled.rig.apply(&chains).ok();
+    for (name, plain) in [("/other", false), ("/plain", true)] {
+        for server in ["10.77.0.1", "fd77:0::1"] {
+            let done = cgroups.inside(name, || transfer(near, far, server.parse().unwrap(), || ()));
+            assert_eq!(done.fell_back, plain, "{server}, {name}");
+        }
     }
     let status = walled.rig.status();
     assert_eq!(status["reasons"], json!({}));
