@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //! A tenant behind a router with two uplinks to one server.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::mptcp::counter;
+use super::mptcp::subflows;
 use super::mptcp::transfer;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::Tc;
 use super::rig::sh;
+use super::rig::wait_for;
+
+/// Until when a further subflow has joined: on a busy machine the path manager, and neighbours that
+/// are not known yet, take more than a transfer does, and a lost SYN takes a second.
+const JOINED: Duration = Duration::from_secs(10);
 
 /// The tenant; `near` of the rig is the router, `far` the server.
 pub(super) struct Stand {
@@ -76,7 +84,11 @@ impl Stand {
             &self.rig.far,
             address.parse().unwrap(),
             || {
-                std::thread::sleep(std::time::Duration::from_millis(100));
+                std::thread::sleep(Duration::from_millis(100));
+                // The payload is there sooner than a SYN that is sent again.
+                wait_for(&format!("{what}: a further subflow"), JOINED, || {
+                    subflows(&self.tenant) == 2
+                });
                 meanwhile();
             },
         );
