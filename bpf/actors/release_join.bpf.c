@@ -5,6 +5,9 @@
  */
 #include <emptcp/grow.h>
 #include <emptcp/held.h>
+/* Not for this program: user space notes there connections whose SYN a changed policy or table may
+ * release, and `emptcp run` sends them an ACK. */
+#include <emptcp/wait.h>
 
 EMPTCP_NO_PARAMS(release_join);
 

@@ -2,6 +2,7 @@
 //! clients have given up, and what became of these.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
@@ -25,10 +26,11 @@ use crate::abi::held_state_name;
 use crate::event::HeldChange;
 use crate::pin::Home;
 use crate::sys;
+use crate::track::ConnKey;
 use crate::track::Ends;
 
 /// The map of what is known of them.
-const HELD_JOINS: &str = "held_joins";
+pub(super) const HELD_JOINS: &str = "held_joins";
 
 /// SYNs that are held and were not sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -69,6 +71,29 @@ pub(super) fn held_joins(home: &Home) -> Result<HeldJoins> {
         }
     }
     Ok(held)
+}
+
+/// Connections that have one whose client still waits.
+pub(super) fn connections(home: &Home) -> Result<BTreeSet<ConnKey>> {
+    let mut found = BTreeSet::new();
+    let Some(map) = state::kept(home, HELD_JOINS)? else {
+        return Ok(found);
+    };
+    let now = sys::boot_time()?;
+    for (key, value) in tables::read(&map).context("cannot read SYNs that are held")? {
+        let (Some(join), Some(conn)) =
+            (from_bytes::<HeldJoin>(&value), from_bytes::<TrackKey>(&key))
+        else {
+            continue;
+        };
+        if join.state == HeldState::EMPTCP_HELD_WAITING && now <= join.until {
+            found.insert(ConnKey {
+                zone: conn.zone,
+                token: conn.token,
+            });
+        }
+    }
+    Ok(found)
 }
 
 /// Whether its subflow is there all the same.

@@ -1,6 +1,7 @@
 //! Directions of subflows in which something waits for a packet (`include/emptcp/pending.h`).
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -9,13 +10,20 @@ use libbpf_rs::MapCore as _;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 
+use super::held;
+use super::held::HELD_JOINS;
 use super::state;
+use super::stored::Stored;
+use super::suppressed::SUPPRESSED;
+use super::suppressed::sends;
+use super::suppressed::suppressed;
 use super::tables;
 use super::track::TrackMaps;
 use crate::abi::Pending;
 use crate::abi::SubflowKey;
 use crate::abi::bytes_of;
 use crate::abi::from_bytes;
+use crate::module::Registry;
 use crate::module::TableKey;
 use crate::pin::Home;
 use crate::sys;
@@ -105,6 +113,51 @@ impl Waiting {
             _ => Ok(()),
         }
     }
+}
+
+/// What a policy that has just come in force may treat otherwise waits for a packet that meets its
+/// chains: announcements that were suppressed, where a step of it brings them back, and SYNs that
+/// are held, where one sends them.
+pub(super) fn applied(home: &Home, now: &Stored, registry: &Registry) -> Result<()> {
+    // Of an actor that is waited for: it has both maps.
+    let has = |wanted: &str| {
+        let mut steps = now.classes.iter().flat_map(|class| &class.steps);
+        steps.any(|step| {
+            let index = (registry.modules().iter()).position(|m| m.name == step.module);
+            let maps = index.map(|index| registry.object(index).own_maps());
+            let names: Vec<&str> = (maps.into_iter().flatten())
+                .map(|map| map.name.as_str())
+                .collect();
+            names.contains(&PENDING) && names.contains(&wanted)
+        })
+    };
+    let owners = match has(SUPPRESSED) {
+        true => suppressed(home)?,
+        false => Vec::new(),
+    };
+    let connections = match has(HELD_JOINS) {
+        true => held::connections(home)?,
+        false => BTreeSet::new(),
+    };
+    if owners.is_empty() && connections.is_empty() {
+        return Ok(());
+    }
+    let (Some(waiting), Some(maps)) = (Waiting::open(home)?, TrackMaps::open(home)?) else {
+        return Ok(());
+    };
+    let track = maps.read()?;
+    let at = sys::boot_time()?;
+    for (ends, direction) in owners.iter().flat_map(|owner| sends(owner, &track)) {
+        waiting.note(&ends, direction, at)?;
+    }
+    // Whichever of the two hooks has the step.
+    let held = (track.subflows.iter())
+        .filter(|(_, sub)| connection_of(sub).is_some_and(|key| connections.contains(&key)));
+    for (ends, _) in held {
+        waiting.note(ends, 0, at)?;
+        waiting.note(ends, 1, at)?;
+    }
+    Ok(())
 }
 
 /// How many directions of subflows wait for a packet.

@@ -37,6 +37,7 @@ use super::numbers::bases;
 use super::numbers::needed;
 use super::numbers::number;
 use super::numbers::step_name;
+use super::pending;
 use super::shared;
 use super::shared::Shared;
 use super::shared::generation_of;
@@ -53,7 +54,6 @@ use super::stored::generation;
 use super::stored::in_force;
 use super::stored::open_map;
 use super::stored::stored_at;
-use super::suppressed;
 use super::tables;
 use super::tables::TableChange;
 use super::track::take_over;
@@ -224,8 +224,8 @@ impl Apply<'_> {
         if !tracked && tracks(&staged.now, self.registry) {
             take_connections_over(home, &self.tracked_zones());
         }
-        if let Err(error) = suppressed::applied(home, &staged.now, self.registry) {
-            eprintln!("emptcp: what was suppressed waits for the next packet: {error:#}");
+        if let Err(error) = pending::applied(home, &staged.now, self.registry) {
+            eprintln!("emptcp: what was suppressed or held waits for the next packet: {error:#}");
         }
         Ok(Outcome::Applied {
             generation: staged.now.generation,

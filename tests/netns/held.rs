@@ -22,6 +22,7 @@ use super::pair::listen;
 use super::pair::send;
 use super::raw;
 use super::raw::Frames;
+use super::reader::Reader;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::Tc;
@@ -355,5 +356,34 @@ fn root_held_for_a_client_that_gave_up() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(rig.status()["held_joins"], expired(1));
     assert_eq!(counter(&rig.far, "MPTcpExtMPJoinSynRx"), 0);
+    assert!(!raw::mptcp_fell_back(&near), "fell back");
+}
+
+/// A policy that wants the subflow after all, while nothing is said: `emptcp run` sends the ACK that
+/// `release_join` waits for.
+#[test]
+fn root_held_until_a_change_while_idle() {
+    let rig = rig(Tc::Tcx);
+    // Retries after 1, 3, 7 s: a second long enough for one that comes by itself to be told apart.
+    rig.near.sh("sysctl -qw net.ipv4.tcp_syn_linear_timeouts=0");
+    rig.apply(&chains()).ok();
+    let _run = Reader::start(&rig, "run", &["run"]);
+    let address = server_address(4);
+    endpoint(&rig, address);
+    let (near, far, _listener) = connect(&rig, address, PORT);
+    let bytes = fill(1, 1000);
+    send(&near, &far, &bytes);
+    wait_for("two retries", LIMIT, || held(&rig)[0]["times"] == 3);
+    let mut policy = chains();
+    let grown = json!({ "conn_bytes": { "min": 500 } });
+    policy[0]["select"]["all"][1]["not"] = grown.clone();
+    policy[1]["select"] = grown;
+    let changed = Instant::now();
+    rig.apply(&policy).ok();
+    wait_for("a further subflow", LIMIT, || joins(&rig) == 1);
+    let took = changed.elapsed();
+    assert!(took < Duration::from_millis(2500), "{took:?}");
+    assert_eq!(matched(&rig, "release_join"), 1);
+    send(&far, &near, &bytes);
     assert!(!raw::mptcp_fell_back(&near), "fell back");
 }
