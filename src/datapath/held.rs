@@ -45,6 +45,16 @@ pub struct HeldJoins {
     pub left: BTreeMap<&'static str, usize>,
 }
 
+/// All that is known: key in the map, connection, and the SYN.
+fn entries(map: &MapHandle) -> Result<Vec<(Vec<u8>, TrackKey, HeldJoin)>> {
+    let entries = tables::read(map).context("cannot read SYNs that are held")?;
+    let known = |(key, value): (Vec<u8>, Vec<u8>)| {
+        let (conn, join) = (from_bytes(&key)?, from_bytes(&value)?);
+        Some((key, conn, join))
+    };
+    Ok(entries.into_iter().filter_map(known).collect())
+}
+
 /// What is known of them; those that are forgotten do not count.
 pub(super) fn held_joins(home: &Home) -> Result<HeldJoins> {
     let mut held = HeldJoins::default();
@@ -53,10 +63,7 @@ pub(super) fn held_joins(home: &Home) -> Result<HeldJoins> {
     };
     let maps = TrackMaps::open(home)?;
     let now = sys::boot_time()?;
-    for (_, value) in tables::read(&map).context("cannot read SYNs that are held")? {
-        let Some(join) = from_bytes::<HeldJoin>(&value) else {
-            continue;
-        };
+    for (_, _, join) in entries(&map)? {
         match join.state {
             HeldState::EMPTCP_HELD_WAITING if now <= join.until => held.waiting += 1,
             // A retry may have met no chain that holds it.
@@ -80,17 +87,9 @@ pub(super) fn connections(home: &Home) -> Result<BTreeSet<ConnKey>> {
         return Ok(found);
     };
     let now = sys::boot_time()?;
-    for (key, value) in tables::read(&map).context("cannot read SYNs that are held")? {
-        let (Some(join), Some(conn)) =
-            (from_bytes::<HeldJoin>(&value), from_bytes::<TrackKey>(&key))
-        else {
-            continue;
-        };
+    for (_, conn, join) in entries(&map)? {
         if join.state == HeldState::EMPTCP_HELD_WAITING && now <= join.until {
-            found.insert(ConnKey {
-                zone: conn.zone,
-                token: conn.token,
-            });
+            found.insert(ConnKey::from(conn));
         }
     }
     Ok(found)
@@ -149,12 +148,7 @@ impl Held {
     /// The kernel's.
     pub(crate) fn expired(&self, again: bool) -> Result<Vec<Expired>> {
         let mut found = Vec::new();
-        for (key, value) in tables::read(&self.map).context("cannot read SYNs that are held")? {
-            let (Some(join), Some(conn)) =
-                (from_bytes::<HeldJoin>(&value), from_bytes::<TrackKey>(&key))
-            else {
-                continue;
-            };
+        for (key, conn, join) in entries(&self.map)? {
             let was_in_use = join.state == HeldState::EMPTCP_HELD_IN_USE;
             let is_new = join.state == HeldState::EMPTCP_HELD_EXPIRED && join.asked == 0;
             if is_new || (again && was_in_use) {
@@ -232,17 +226,12 @@ impl HeldChanges {
     /// As for [`Held::in_force`].
     pub(crate) fn look(&mut self) -> Result<Vec<HeldChange>> {
         let entries = match Held::in_force()? {
-            Some(held) => tables::read(&held.map).context("cannot read SYNs that are held")?,
+            Some(held) => entries(&held.map)?,
             None => Vec::new(),
         };
         let before = std::mem::take(&mut self.before);
         let mut found = Vec::new();
-        for (key, value) in entries {
-            let (Some(join), Some(conn)) =
-                (from_bytes::<HeldJoin>(&value), from_bytes::<TrackKey>(&key))
-            else {
-                continue;
-            };
+        for (key, conn, join) in entries {
             if matches!(
                 join.state,
                 HeldState::EMPTCP_HELD_WAITING | HeldState::EMPTCP_HELD_RELEASED
