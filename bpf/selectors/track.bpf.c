@@ -12,8 +12,12 @@
 #include "track/after.h"
 #include "track/handshake.h"
 #include "track/options.h"
+#include "track/total.h"
 
-EMPTCP_NO_PARAMS(track);
+struct track_params {
+	emptcp_bool totals EMPTCP_DOC("Keeps the bytes of connections up with each packet")
+		EMPTCP_DEFAULT("true");
+};
 
 /** A direction that was not seen for so long where it is counted may be counted elsewhere. */
 #define TRACK_ELSEWHERE_NS 1000000000ULL
@@ -68,16 +72,6 @@ static __always_inline void track_link_layer(struct emptcp_ctx *ctx, const struc
 	way->l2_len = len <= EMPTCP_L2_MAX ? len : 0;
 }
 
-/** Adds to what the connection has carried. client: the packet comes from its client. */
-static __always_inline void track_total(const struct emptcp_track_subflow *sub, int client,
-					__u32 payload)
-{
-	struct emptcp_track_conn *conn = track_own(sub);
-
-	if (conn)
-		__sync_fetch_and_add(&conn->bytes[client ? 0 : 1], payload);
-}
-
 /** Notes that the connection has ended: bits of enum emptcp_track_conn_flags. */
 static __always_inline void track_ends(const struct emptcp_track_subflow *sub, __u8 how)
 {
@@ -126,9 +120,9 @@ static __always_inline __u32 track_scale(const struct emptcp_track_way *way,
 	return way->wscale + 1;
 }
 
-/** Takes the packet up; 1: it shows keys. *scale: what track_scale() says. */
+/** Takes the packet up; 1: it shows keys. totals: parameter; *scale: what track_scale() says. */
 static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt,
-				      __u32 *scale)
+				      __u32 totals, __u32 *scale)
 {
 	const struct tcphdr *tcp = pkt->tcp;
 	struct emptcp_track_way *way, *back;
@@ -198,7 +192,7 @@ static __always_inline int track_take(struct emptcp_ctx *ctx, const struct emptc
 		if (again)
 			__sync_fetch_and_add(&way->retransmitted, again);
 		if (payload > again)
-			track_total(sub, from == sub->client, payload - again);
+			track_total(sub, from, payload - again, totals);
 	}
 	way->ack = bpf_ntohl(tcp->ack_seq);
 	way->window = bpf_ntohs(tcp->window);
@@ -268,7 +262,7 @@ static __always_inline int track_match(struct emptcp_ctx *ctx, const struct empt
 	 * this once more for them. */
 	if (emptcp_again(ctx, pkt, &same))
 		return -EMPTCP_REASON_TRUNCATED;
-	shows_keys = track_take(ctx, &same, &scale);
+	shows_keys = track_take(ctx, &same, p->totals, &scale);
 	/* For each packet: what the word had before is of another one. */
 	emptcp_learnt_leave(ctx, pkt->links->zone, emptcp_forget(scale) & 0xff);
 	return shows_keys;

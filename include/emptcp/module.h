@@ -75,6 +75,9 @@
 #define EMPTCP_TRACKS "tracks"
 /** Goes by what the tracker remembers (tracked.h). */
 #define EMPTCP_TRACKED "tracked"
+/** Beside it: goes by the bytes of connections, which the tracker keeps up with each packet where a
+ * step has this flag alone: each payload costs it a look-up. */
+#define EMPTCP_TOTALS "totals"
 
 /** Tags of a parameter: a line for people; must be given; value if not given; bounds, as in JSON.
  */

@@ -67,6 +67,9 @@ struct emptcp_track_way {
 	__u8 wscale;
 	/** Latest window, as on the wire. */
 	__u16 window;
+	/** Of the payload, without what was sent again: what the connection's bytes do not have
+	 * yet. */
+	__u32 untold;
 	/** Bits of enum emptcp_track_way_flags. */
 	__u8 flags;
 	__u8 addr_id;
@@ -76,7 +79,7 @@ struct emptcp_track_way {
 	/** Bytes of l2 that are there; 0: packets begin with an IP header. */
 	__u8 l2_len;
 	__u8 l2[EMPTCP_L2_MAX];
-	__u8 pad[5];
+	__u8 pad;
 	/** A data ACK (RFC 8684, 3.3.2) of one of the last packets, for frames that are made later:
 	 * data ACKs are cumulative, so that an old one says nothing new. */
 	__u64 data_ack;
@@ -211,8 +214,8 @@ struct emptcp_track_conn {
 	__u64 created;
 	/** When its last subflow went; 0: it has some. */
 	__u64 closed;
-	/** Payload of all subflows without what was sent again: from the client, from the server.
-	 */
+	/** Payload of all subflows without what was sent again: from the client, from the server;
+	 * with what `untold` of the subflows that it has says. */
 	__u64 bytes[2];
 	emptcp_token client_token;
 	/** Subflows that it has. */

@@ -84,7 +84,7 @@ impl TrackMaps {
         }))
     }
 
-    /// All but the secrets. A bucket of a map is read at once, and each once: no entry comes twice
+    /// All but the secrets; of connections all that they have carried. A bucket of a map is read at once, and each once: no entry comes twice
     /// because others go meanwhile.
     pub(super) fn read(&self) -> Result<Track> {
         let subflows = |map| -> Result<BTreeMap<Ends, TrackSubflow>> {
@@ -103,10 +103,16 @@ impl TrackMaps {
             let key: TrackKey = from_bytes(key)?;
             Some((key.into(), from_bytes(value)?))
         });
+        let mut connections: BTreeMap<ConnKey, TrackConn> = connections.collect();
+        for sub in established.values() {
+            if let Some(conn) = connection_of(sub).and_then(|key| connections.get_mut(&key)) {
+                track::tell(conn, sub);
+            }
+        }
         Ok(Track {
             subflows: established,
             half_open,
-            connections: connections.collect(),
+            connections,
         })
     }
 
@@ -116,12 +122,30 @@ impl TrackMaps {
         Ok(value.and_then(|value| from_bytes(&value)))
     }
 
-    /// A connection as it is now.
+    /// A connection as it is now, without what its subflows have not told.
     pub(super) fn connection(&self, key: ConnKey) -> Result<Option<TrackConn>> {
         let value = self
             .connections
             .lookup(bytes_of(&TrackKey::from(key)), MapFlags::ANY)?;
         Ok(value.and_then(|value| from_bytes(&value)))
+    }
+
+    /// A connection as it is now, with all that it has carried.
+    pub(super) fn whole_connection(&self, key: ConnKey) -> Result<Option<TrackConn>> {
+        let Some(mut conn) = self.connection(key)? else {
+            return Ok(None);
+        };
+        for (map, place) in self.places(key) {
+            let Some(own) = map.lookup(bytes_of(&place), MapFlags::ANY)? else {
+                continue;
+            };
+            let sub = self.subflows.lookup(&own, MapFlags::ANY)?;
+            let sub: Option<TrackSubflow> = sub.and_then(|value| from_bytes(&value));
+            if let Some(sub) = sub.filter(|sub| connection_of(sub) == Some(key)) {
+                track::tell(&mut conn, &sub);
+            }
+        }
+        Ok(Some(conn))
     }
 
     /// Changes a connection that is there. What packets add to it in the microsecond between is

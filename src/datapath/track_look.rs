@@ -45,7 +45,7 @@ impl TrackLook {
             token,
         });
         let connection = match by_token.or_else(|| subflow.as_ref().and_then(connection_of)) {
-            Some(key) => maps.connection(key)?,
+            Some(key) => maps.whole_connection(key)?,
             None => None,
         };
         Ok(Seen {

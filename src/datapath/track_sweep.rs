@@ -28,6 +28,7 @@ use crate::track::Timeouts;
 use crate::track::Track;
 use crate::track::connection_of;
 use crate::track::has;
+use crate::track::tell;
 use crate::track::unused_connections;
 
 /// What a sweep has forgotten.
@@ -69,7 +70,10 @@ pub fn sweep_track(established: Option<u64>) -> Result<Swept> {
             swept.subflows += 1;
             if let Some(key) = connection_of(&sub) {
                 maps.unlist(key, Some(ends))?;
-                maps.change(key, |conn| drop_subflows(conn, 1, now))?;
+                maps.change(key, |conn| {
+                    tell(conn, &sub);
+                    drop_subflows(conn, 1, now);
+                })?;
             }
         }
     }

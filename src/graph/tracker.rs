@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde_json::Value;
 use serde_json::json;
 
 use crate::module::Hook;
@@ -43,6 +44,7 @@ pub fn with_tracker<'p>(policy: &'p Policy, modules: &[Module]) -> Cow<'p, Polic
     };
     let mut needed = Vec::new();
     let mut at = None;
+    let mut totals = false;
     if let Some(first) = policy.track.first() {
         at = Some(first.name.at.clone());
         need(&mut needed, &[Hook::TcIngress], 0, &policy.track);
@@ -52,11 +54,9 @@ pub fn with_tracker<'p>(policy: &'p Policy, modules: &[Module]) -> Cow<'p, Polic
         let Ok(resolved) = policy.resolve(chain) else {
             continue;
         };
-        if resolved
-            .steps()
-            .iter()
-            .any(|step| is_tracked(step.step, modules))
-        {
+        let steps = resolved.steps();
+        totals |= steps.iter().any(|step| goes_by_totals(step.step, modules));
+        if steps.iter().any(|step| is_tracked(step.step, modules)) {
             at.get_or_insert_with(|| chain.name.at.clone());
             let hooks: Vec<Hook> = chain.hooks.iter().map(|h| h.value).collect();
             need(&mut needed, &hooks, chain.zone, &chain.interfaces);
@@ -68,7 +68,7 @@ pub fn with_tracker<'p>(policy: &'p Policy, modules: &[Module]) -> Cow<'p, Polic
     let mut policy = policy.clone();
     let chains = needed
         .into_iter()
-        .map(|needed| chain(&needed, &selector.name, &actor.name, &at));
+        .map(|needed| chain(&needed, &selector.name, &actor.name, totals, &at));
     policy.chains.splice(0..0, chains);
     Cow::Owned(policy)
 }
@@ -78,6 +78,12 @@ fn is_tracked(step: &Step, modules: &[Module]) -> bool {
     let is_given = |param: &str| step.params.get(param).is_some();
     let mut meant = modules.iter().filter(|m| m.is_named(&step.module.value));
     meant.any(|module| module.is_tracked(is_given))
+}
+
+/// Whether a step goes by the bytes of connections.
+fn goes_by_totals(step: &Step, modules: &[Module]) -> bool {
+    let mut meant = modules.iter().filter(|m| m.is_named(&step.module.value));
+    meant.any(|module| module.flags.totals)
 }
 
 /// Adds interfaces to both directions that these hooks are of.
@@ -109,10 +115,10 @@ fn need(needed: &mut Vec<Needed>, hooks: &[Hook], zone: u32, interfaces: &[Inter
     }
 }
 
-fn chain(needed: &Needed, selector: &str, actor: &str, at: &Place) -> Chain {
-    let step = |module: &str| Step {
+fn chain(needed: &Needed, selector: &str, actor: &str, totals: bool, at: &Place) -> Chain {
+    let step = |module: &str, params: &Value| Step {
         module: Spanned::new(module.to_owned(), at.clone()),
-        params: Json::from_value(&json!({}), at),
+        params: Json::from_value(params, at),
     };
     let zone = match needed.zone {
         0 => String::new(),
@@ -135,9 +141,9 @@ fn chain(needed: &Needed, selector: &str, actor: &str, at: &Place) -> Chain {
         position: Position::default(),
         select: Some(Expr {
             at: at.clone(),
-            node: ExprNode::Step(step(selector)),
+            node: ExprNode::Step(step(selector, &json!({ "totals": totals }))),
         }),
-        act: vec![Act::Step(step(actor))],
+        act: vec![Act::Step(step(actor, &json!({})))],
     }
 }
 
@@ -272,6 +278,35 @@ mod tests {
                 "tc-egress-7: eth0"
             ]
         );
+    }
+
+    /// The tracker keeps bytes of connections up where a step goes by them, whichever chain has it.
+    #[test]
+    fn totals_where_they_are_needed() {
+        let totals = |modules: &[Module]| {
+            let tracked = &modules.iter().find(|m| m.flags.tracked).unwrap().name;
+            let chain =
+                r#""hook": "tc-ingress", "interfaces": ["eth0"], "select": { "TRACKED": {} }"#;
+            let fragment = Fragment {
+                name: "p".to_owned(),
+                bytes: policy(r#""track": ["eth1"],"#, &[chain])
+                    .replace("TRACKED", tracked)
+                    .into_bytes(),
+            };
+            let policy = parse(&[fragment]).unwrap();
+            let whole = with_tracker(&policy, modules);
+            let of = |chain: &Chain| match &chain.select.as_ref().unwrap().node {
+                ExprNode::Step(step) => step.params.get("totals").unwrap().to_value(),
+                other => panic!("{other:?}"),
+            };
+            let own = whole.chains.iter().filter(|c| c.name.starts_with(PREFIX));
+            own.map(of).collect::<Vec<_>>()
+        };
+        let mut modules = modules();
+        assert_eq!(totals(&modules), [json!(false), json!(false)]);
+        let mut tracked = modules.iter_mut();
+        tracked.find(|m| m.flags.tracked).unwrap().flags.totals = true;
+        assert_eq!(totals(&modules), [json!(true), json!(true)]);
     }
 
     #[test]

@@ -243,6 +243,7 @@ fn flags(text: &str) -> Result<Flags, String> {
             "fq" => flags.fq = true,
             "tracks" => flags.tracks = true,
             "tracked" => flags.tracked = true,
+            "totals" => flags.totals = true,
             other => return Err(other.to_owned()),
         }
     }

@@ -121,6 +121,8 @@ pub struct Flags {
     pub tracks: bool,
     /// Goes by what the tracker remembers, which therefore comes before it.
     pub tracked: bool,
+    /// Goes by the bytes of connections, which the tracker then keeps up with each packet.
+    pub totals: bool,
 }
 
 /// A module, as its object describes it.

@@ -74,6 +74,14 @@ pub(crate) fn connection_of(sub: &TrackSubflow) -> Option<ConnKey> {
     has(sub, TrackFlags::EMPTCP_TRACK_TIED).then(|| sub.conn.into())
 }
 
+/// Adds to its connection what a subflow has carried and has not told yet.
+pub(crate) fn tell(conn: &mut TrackConn, sub: &TrackSubflow) {
+    for (direction, way) in sub.way.iter().enumerate() {
+        let from_client = direction == usize::from(sub.client);
+        conn.bytes[usize::from(!from_client)] += u64::from(way.untold);
+    }
+}
+
 /// When the last packet of a subflow was, on the clock of the tracker; else its first one.
 pub(crate) fn last_seen(sub: &TrackSubflow) -> u64 {
     let last = sub.way.iter().map(|way| way.last).max();

@@ -17,6 +17,7 @@ use super::rig::Netns;
 use super::rig::Ran;
 use super::rig::Rig;
 use super::rig::Tc;
+use super::rig::chain_packets;
 use super::rig::wait_for;
 use super::ss::Socket;
 use super::ss::place;
@@ -304,6 +305,72 @@ fn root_views_show_no_key() {
             }
         }
     }
+}
+
+/// Subflows keep the bytes of their connection to themselves until a policy goes by them.
+#[test]
+fn root_totals_are_the_same_with_and_without() {
+    const CARRIED: u64 = 100_000;
+    let rig = rig();
+    rig.near.sh("ip mptcp endpoint add 10.77.1.2 signal");
+    track(&rig).ok();
+    let connection = Connection::new(&rig.far, &rig.near, "10.77.0.2".parse().unwrap());
+    connection.carry(1000, 1000);
+    two_subflows(&rig.near);
+    connection.carry(CARRIED as usize, CARRIED as usize);
+    let bytes = || {
+        let (subflows, ..) = at_rest(&rig);
+        let sum = |end: &str| -> u64 {
+            let subflows = subflows.as_array().unwrap().iter();
+            let number = |v: &Value, name: &str| v[end][name].as_u64().unwrap();
+            subflows
+                .map(|v| number(v, "bytes") - number(v, "retransmitted_bytes"))
+                .sum()
+        };
+        let connections = view(&rig, "connections");
+        let shown = ["bytes_up", "bytes_down"].map(|way| connections[0][way].as_u64().unwrap());
+        assert_eq!(shown, ["from", "to"].map(sum), "{connections:#}");
+        shown
+    };
+    let before = bytes();
+    assert!(before.iter().all(|way| *way > CARRIED), "{before:?}");
+
+    // What was carried before counts, in each direction with its next data.
+    let grown = |way: &str, bytes: u64| {
+        json!({ "name": way, "hook": "tc-egress", "interfaces": ["p*"],
+            "select": { "conn_bytes": { "min": bytes, "direction": way } }, "act": [{ "record": {} }] })
+    };
+    let chains = json!([grown("up", before[0] + 1), grown("down", before[1] + 1)]);
+    let policy = json!({ "version": 1, "track": ["p*"], "chains": chains });
+    let path = rig.folder.write("totals.json", policy.to_string());
+    rig.run(&["apply", path.to_str().unwrap()]).ok();
+    assert_eq!(bytes(), before);
+    for _ in 0..5 {
+        connection.carry(1 << 20, 1 << 20);
+    }
+    let status = rig.status();
+    for chain in ["up", "down"] {
+        assert!(chain_packets(&status, chain) > Some(0), "{status:#}");
+    }
+    let counted = bytes();
+    assert!(
+        counted
+            .iter()
+            .zip(before)
+            .all(|(now, before)| *now >= before + (5 << 20)),
+        "{counted:?}"
+    );
+    // Back to none that asks.
+    track(&rig).ok();
+    connection.carry(CARRIED as usize, CARRIED as usize);
+    let after = bytes();
+    assert!(
+        after
+            .iter()
+            .zip(counted)
+            .all(|(now, before)| *now >= before + CARRIED),
+        "{after:?}"
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@
 #include <emptcp/track_list.h>
 #include <emptcp/track_maps.h>
 #include "options.h"
+#include "total.h"
 
 /** What follows from a packet, beside bits of the subtypes of its options that are told of. */
 enum track_tells {
@@ -111,7 +112,7 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 {
 	union emptcp_event_record *record = emptcp_event_record();
 	struct emptcp_track_key id, client;
-	const struct emptcp_track_subflow *sub;
+	struct emptcp_track_subflow *sub;
 	struct emptcp_track_conn *conn;
 	struct emptcp_subflow key;
 	int tied, is_read;
@@ -124,6 +125,9 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 		return 0;
 	id = sub->conn;
 	tied = sub->flags & EMPTCP_TRACK_TIED;
+	conn = track_own(sub);
+	track_told(conn, sub, EMPTCP_FROM_LOWER);
+	track_told(conn, sub, EMPTCP_FROM_HIGHER);
 	if (tied)
 		track_unlist(id.token, id.zone, 0);
 	is_read = emptcp_event_begin_left(ctx, record);
@@ -136,9 +140,6 @@ __noinline int track_close(struct emptcp_ctx *ctx, __u32 is_rst)
 		return 0;
 	if (is_read)
 		track_event_send(EMPTCP_RING_SUBFLOW, sizeof(record->subflow));
-	if (!tied)
-		return 0;
-	conn = bpf_map_lookup_elem(&connections, &id);
 	if (!conn)
 		return 0;
 	__sync_fetch_and_add(&conn->live, -1);

@@ -88,13 +88,6 @@ static __always_inline struct emptcp_track_conn *track_named(struct emptcp_track
 	return bpf_map_lookup_elem(&connections, key);
 }
 
-/** The connection to which a subflow belongs; NULL: none. */
-static __always_inline struct emptcp_track_conn *track_own(const struct emptcp_track_subflow *sub)
-{
-	/* What one that is not proven says counts for nothing. */
-	return sub->flags & EMPTCP_TRACK_TIED ? emptcp_tracked_conn(sub) : NULL;
-}
-
 /** SYN. */
 static __always_inline struct emptcp_track_subflow *
 track_syn(struct emptcp_ctx *ctx, const struct emptcp_pkt *pkt, const struct emptcp_subflow *key,
@@ -238,7 +231,7 @@ static __always_inline int track_proves(const struct emptcp_track_subflow *half,
  * more. */
 static __always_inline void track_replace(const struct emptcp_subflow *key)
 {
-	const struct emptcp_track_subflow *old = bpf_map_lookup_elem(&subflows, key);
+	struct emptcp_track_subflow *old = bpf_map_lookup_elem(&subflows, key);
 	struct emptcp_track_conn *conn;
 
 	if (!old)
@@ -246,6 +239,8 @@ static __always_inline void track_replace(const struct emptcp_subflow *key)
 	conn = track_own(old);
 	if (!conn)
 		return;
+	track_told(conn, old, EMPTCP_FROM_LOWER);
+	track_told(conn, old, EMPTCP_FROM_HIGHER);
 	__sync_fetch_and_add(&conn->live, -1);
 	if (!*(volatile __u32 *)&conn->live)
 		conn->closed = emptcp_boot_now();
