@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-//! `examples/delay-subflows.json` where both paths lose packets, in the lab: how long a connection
-//! that passes the threshold waits for its second subflow, whatever is lost meanwhile.
+//! `examples/delay-subflows.json` where both paths lose packets, in the lab, and where they do not:
+//! how long a connection that passes the threshold waits for its second subflow, whatever is lost
+//! meanwhile.
 //!
 //! Behind the server stand veths, with the offloads of the kernel; what emulates the paths has none.
 
@@ -41,10 +42,10 @@ const CHUNK: usize = 16 << 10;
 /// When a connection is given up.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Two paths of 20 ms (there and back) that lose 1 %, in each direction.
-fn lab(offload: bool) -> Lab {
+/// Two paths of 20 ms (there and back) that lose this part of packets, in each direction.
+fn lab(offload: bool, loss: f64) -> Lab {
     let path = |n: u8| {
-        json!({ "name": format!("path{n}"), "rate": "50Mbit", "delay": "10ms", "loss": 0.01,
+        json!({ "name": format!("path{n}"), "rate": "50Mbit", "delay": "10ms", "loss": loss,
             "seed": n,
             "a": { "host": "client", "dev": format!("c{n}"),
                 "addresses": [format!("10.0.{n}.2/24"), format!("fd00:{n}::2/64")] },
@@ -217,9 +218,12 @@ impl Stand<'_> {
     }
 }
 
-/// What connections of all kinds took, ms; `None`: no second subflow.
-fn connections(hook: &str, offload: bool) -> Vec<Option<f64>> {
-    let lab = lab(offload);
+/// A connection: IPv6, a download, what it took, ms; `None`: no second subflow.
+type Took = (bool, bool, Option<f64>);
+
+/// Connections of all kinds.
+fn connections(hook: &str, offload: bool, loss: f64) -> Vec<Took> {
+    let lab = lab(offload, loss);
     let (near, far, interface) = match hook {
         "tc-ingress" => ("client", "server", "c1"),
         _ => ("server", "client", "s1"),
@@ -289,9 +293,10 @@ fn connections(hook: &str, offload: bool) -> Vec<Option<f64>> {
                     };
                     [lane(false), lane(true)].map(|lane| lane.join().unwrap())
                 });
-                for (lane, what) in lanes.into_iter().zip(["upload", "download"]) {
-                    println!("{hook}, offload {offload}, to {address}, {what}: {lane:.1?}");
-                    all.extend(lane);
+                for (lane, down) in lanes.into_iter().zip([false, true]) {
+                    println!("{hook}, offload {offload}, to {address}, down {down}: {lane:.1?}");
+                    let kind = (address.is_ipv6(), down);
+                    all.extend(lane.into_iter().map(|took| (kind.0, kind.1, took)));
                 }
             }
             for end in [server, client] {
@@ -326,22 +331,27 @@ fn connections(hook: &str, offload: bool) -> Vec<Option<f64>> {
 #[ignore = "a measurement: cargo test --features failpoints --test netns -- --ignored --nocapture root_restored_under_loss"]
 fn root_restored_under_loss() {
     let mut missing = 0;
-    for hook in ["tc-ingress", "tc-egress"] {
-        let mut times = Vec::new();
-        for offload in [true, false] {
-            let all = connections(hook, offload);
-            missing += all.iter().filter(|took| took.is_none()).count();
-            times.extend(all.into_iter().flatten());
+    for (loss, hook) in [0.0, 0.01]
+        .into_iter()
+        .flat_map(|loss| ["tc-ingress", "tc-egress"].map(|hook| (loss, hook)))
+    {
+        let all = [true, false].map(|offload| connections(hook, offload, loss));
+        let all = all.concat();
+        missing += all.iter().filter(|(.., took)| took.is_none()).count();
+        for (v6, down) in [(false, false), (false, true), (true, false), (true, true)] {
+            let of = all.iter().filter(|took| (took.0, took.1) == (v6, down));
+            let mut times: Vec<f64> = of.filter_map(|took| took.2).collect();
+            times.sort_by(f64::total_cmp);
+            let part = |percent: usize| times[(times.len() - 1) * percent / 100];
+            println!(
+                "loss {loss}, {hook}, IPv6 {v6}, down {down}: {} connections, from the threshold to the \
+                 SYN: median {:.2} ms, p90 {:.1}, max {:.1}",
+                times.len(),
+                part(50),
+                part(90),
+                part(100)
+            );
         }
-        times.sort_by(f64::total_cmp);
-        let part = |percent: usize| times[(times.len() - 1) * percent / 100];
-        println!(
-            "{hook}: {} connections, from the threshold to the SYN: median {:.1} ms, p90 {:.1}, max {:.1}",
-            times.len(),
-            part(50),
-            part(90),
-            part(100)
-        );
     }
     assert_eq!(missing, 0, "connections without a second subflow");
 }
