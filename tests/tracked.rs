@@ -93,6 +93,14 @@ impl Subflow {
     }
 }
 
+/// Whose packets come by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Seen {
+    Both,
+    Client,
+    Server,
+}
+
 /// The tracker alone, and packets of one client port.
 struct Subject {
     loaded: Loaded,
@@ -151,7 +159,12 @@ impl Subject {
     }
 
     /// With these keys of the client and the server.
-    fn connect_by(&mut self, [client, server]: [u64; 2], version: u8, keys: bool) {
+    fn connect_by(&mut self, keys_of: [u64; 2], version: u8, keys: bool) {
+        self.connect_seen(keys_of, version, keys, Seen::Both);
+    }
+
+    /// Of which only these packets come by.
+    fn connect_seen(&mut self, [client, server]: [u64; 2], version: u8, keys: bool, seen: Seen) {
         let capable = |keys: &[u64]| {
             let mut option = json!({ "version": version });
             for (name, key) in ["sender_key", "receiver_key"].iter().zip(keys) {
@@ -160,26 +173,32 @@ impl Subject {
             json!({ "mp_capable": option })
         };
         let first: &[u64] = if version == 0 { &[client] } else { &[] };
-        self.send(
+        if seen != Seen::Server {
+            self.send(
             false,
             &json!({ "flags": "S", "seq": 99, "ack": 0, "options": [{ "wscale": 7 }, capable(first)] }),
             0,
         );
-        self.send(
-            true,
-            &json!({ "flags": "SA", "seq": 499, "ack": 100,
+        }
+        if seen != Seen::Client {
+            self.send(
+                true,
+                &json!({ "flags": "SA", "seq": 499, "ack": 100,
                 "options": [{ "wscale": 9 }, capable(&[server])] }),
-            0,
-        );
+                0,
+            );
+        }
         let last = match keys {
             true => json!([capable(&[client, server])]),
             false => json!([]),
         };
-        self.send(
-            false,
-            &json!({ "flags": "A", "seq": 100, "ack": 500, "options": last }),
-            0,
-        );
+        if seen != Seen::Server {
+            self.send(
+                false,
+                &json!({ "flags": "A", "seq": 100, "ack": 500, "options": last }),
+                0,
+            );
+        }
     }
 
     /// A handshake of a further subflow, which the client opens from another port, or the server.
@@ -753,6 +772,103 @@ fn root_ports_that_are_used_again() {
             .map(|(key, value)| (u32_at(&key, 0), u32_at(&value, at::CONN_LIVE)))
             .collect();
         assert_eq!(live, [(first, 0), (token(1, 1), 1)].into());
+    });
+}
+
+/// Segments of one direction, by what lies before them and their length, and how much of each is
+/// taken for sent again: what lies below a number that came by before, whether it was sent twice or
+/// overtaken (docs/limitations.md).
+const SEGMENTS: [(u32, usize, u64, &str); 9] = [
+    (0, 100, 0, "first"),
+    (200, 100, 0, "ahead of a hole"),
+    (300, 100, 0, "behind that"),
+    (100, 100, 100, "it fills the hole"),
+    (100, 100, 100, "sent again"),
+    (350, 100, 50, "half of it sent again"),
+    (460, 0, 0, "an ACK ahead says nothing of what was sent"),
+    (450, 100, 0, "in order"),
+    (549, 1, 0, "a keepalive probe"),
+];
+
+/// Data that packets overtake, from either end, also where the other direction does not come by.
+#[test]
+fn root_segments_that_are_overtaken() {
+    everywhere(|s| {
+        for (seen, back) in [
+            (Seen::Both, false),
+            (Seen::Both, true),
+            (Seen::Client, false),
+            (Seen::Server, true),
+        ] {
+            s.loaded.instance.forget().unwrap();
+            let what = format!("{seen:?}, from the server: {back}");
+            s.connect_seen([CLIENT_KEY, SERVER_KEY], 1, true, seen);
+            let first = if back { 500 } else { 100 };
+            let (mut bytes, mut again, mut packets) = (0, 0, None);
+            for (before, len, late, name) in SEGMENTS {
+                s.data(back, first + before, len);
+                bytes += len as u64;
+                again += late;
+                let subflow = s.subflows().remove(&40000);
+                let subflow = subflow.unwrap_or_else(|| panic!("{what}: {name}: no subflow"));
+                let (way, other) = match back {
+                    false => (subflow.up(), subflow.down()),
+                    true => (subflow.down(), subflow.up()),
+                };
+                let counted = [0, at::WAY_RETRANSMITTED].map(|at| u64_at(way, at));
+                assert_eq!(counted, [bytes, again], "{what}: {name}");
+                assert_eq!(
+                    [0, at::WAY_RETRANSMITTED].map(|at| u64_at(other, at)),
+                    [0, 0]
+                );
+                // One more each.
+                let now = u64_at(way, at::WAY_PACKETS);
+                assert!(
+                    packets.is_none_or(|n| now == n + 1),
+                    "{what}: {name}: {now}"
+                );
+                packets = Some(now);
+                // The server alone tells no keys: there is no connection.
+                let connection = s
+                    .connection()
+                    .map(|(_, conn)| [0, 8].map(|at| u64_at(&conn, at::CONN_BYTES + at)));
+                let new = bytes - again;
+                let expected = match (seen, back) {
+                    (Seen::Server, _) => None,
+                    (_, false) => Some([new, 0]),
+                    (_, true) => Some([0, new]),
+                };
+                assert_eq!(connection, expected, "{what}: {name}");
+            }
+        }
+    });
+}
+
+/// Numbers run over their end while segments overtake each other.
+#[test]
+fn root_segments_that_are_overtaken_where_numbers_end() {
+    everywhere(|s| {
+        let key = |key: u64| format!("{key:#x}");
+        let first = u32::MAX - 150;
+        let ack = |seq: u32, ack: u32, flags: &str, option: Value| json!({ "flags": flags, "seq": seq, "ack": ack, "options": [{ "mp_capable": option }] });
+        let (client, server) = (key(CLIENT_KEY), key(SERVER_KEY));
+        s.send(false, &ack(first - 1, 0, "S", json!({})), 0);
+        s.send(
+            true,
+            &ack(499, first, "SA", json!({ "sender_key": server })),
+            0,
+        );
+        let keys = json!({ "sender_key": client, "receiver_key": server });
+        s.send(false, &ack(first, 500, "A", keys), 0);
+        let (mut bytes, mut again) = (0, 0);
+        for (before, len, late, name) in SEGMENTS {
+            s.data(false, first.wrapping_add(before), len);
+            bytes += len as u64;
+            again += late;
+            let subflow = s.subflows().remove(&40000).unwrap();
+            let counted = [0, at::WAY_RETRANSMITTED].map(|at| u64_at(subflow.up(), at));
+            assert_eq!(counted, [bytes, again], "{name}");
+        }
     });
 }
 
