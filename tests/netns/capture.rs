@@ -19,6 +19,7 @@ use super::reader::Reader;
 use super::reader::counts;
 use super::rig::Rig;
 use super::rig::Tc;
+use super::rig::TempDir;
 use super::traffic::ack;
 use super::traffic::frame;
 use super::traffic::probe;
@@ -212,7 +213,12 @@ fn root_keys_are_captured_where_both_ends_want_them() {
         let rig = Rig::new(2, Tc::Tcx);
         rig.apply(&watch(&json!("tc-ingress"), &json!({ "keys": gives })))
             .ok();
-        let file = rig.folder.0.join("keys.pcapng");
+        // With the keys that both want in it, it is not in the folder of the rig.
+        let folder = TempDir::new();
+        let file = match gives && asks {
+            true => folder.0.join("keys.pcapng"),
+            false => rig.folder.0.join("keys.pcapng"),
+        };
         let mut args = vec!["capture", "-w", file.to_str().unwrap()];
         args.extend(asks.then_some("--keys"));
         let capture = Reader::start(&rig, "c", &args);

@@ -14,6 +14,7 @@ use super::grow::runs_of;
 use super::mptcp::counter;
 use super::mptcp::subflows;
 use super::rig::Killed;
+use super::rig::TempDir;
 use super::rig::wait_for;
 
 /// With several subflows the receiver counts it, and goes on with all of them.
@@ -70,7 +71,8 @@ fn fastclose(hook: &str, sender: Sender) {
     let ends = Ends::new();
     for v6 in [false, true] {
         let what = format!("{hook}, IPv6 {v6}");
-        let out = ends.0.folder.0.join("keys");
+        let folder = TempDir::new();
+        let out = folder.0.join("keys");
         let mut tshark = ends.0.near.command("tshark");
         tshark.args(["-lnq", "-i", "p0", "-Y"]);
         tshark.args(["tcp.options.mptcp.sendkey && tcp.options.mptcp.recvkey"]);

@@ -120,6 +120,7 @@ fn root_first_process_has_the_pins() {
         std::io::Write::write_all(&mut input, b"go\n").unwrap();
         let mut rest = String::new();
         std::io::Read::read_to_string(&mut output, &mut rest).unwrap();
+        super::secrets::heard(&rest);
         let mut values = serde_json::Deserializer::from_str(&rest).into_iter::<Value>();
         let status = values.next().unwrap().unwrap();
         assert_eq!(status["drift"], json!([]));

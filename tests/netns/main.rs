@@ -56,6 +56,7 @@ mod rig;
 mod rows;
 mod run;
 mod scale;
+mod secrets;
 mod select;
 mod shared;
 mod soak;

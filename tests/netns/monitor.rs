@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use serde_json::json;
 
+use super::links::links_are_up;
 use super::mptcp::counter;
 use super::mptcp::subflows;
 use super::raw;
@@ -28,6 +29,7 @@ use super::rig::Killed;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::Tc;
+use super::rig::TempDir;
 use super::rig::wait_for;
 use super::traffic::frame;
 
@@ -42,6 +44,8 @@ pub(super) fn rig() -> Rig {
              ip mptcp limits set subflow 4 add_addr_accepted 4",
         );
     }
+    // Or readers of all events are told that they come up.
+    links_are_up(&rig);
     rig
 }
 
@@ -142,11 +146,14 @@ pub(super) fn story(events: &[Value]) -> Vec<String> {
 struct Wire {
     child: Killed,
     file: PathBuf,
+    /// Not that of the rig, where no file may hold a key.
+    _folder: TempDir,
 }
 
 impl Wire {
     fn start(rig: &Rig) -> Self {
-        let file = rig.folder.0.join("wire.pcapng");
+        let folder = TempDir::new();
+        let file = folder.0.join("wire.pcapng");
         let mut command = rig.near.command("dumpcap");
         command
             .args(["-q", "-i", "p0", "-i", "p1", "-w"])
@@ -154,10 +161,15 @@ impl Wire {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let child = Killed(command.spawn().unwrap());
         wait_for("the other capture begins", LIMIT, || {
-            let maps = rig.near.sh("cat /proc/net/packet");
-            maps.lines().count() >= 3 && file.exists()
+            // Of all protocols: those of the rig are not.
+            let sockets = rig.near.sh("cat /proc/net/packet");
+            sockets.matches(" 0003 ").count() >= 2 && file.exists()
         });
-        Self { child, file }
+        Self {
+            child,
+            file,
+            _folder: folder,
+        }
     }
 
     /// Ends it; keys and HMACs of all its packets, as numbers in hexadecimal.

@@ -64,6 +64,60 @@ impl Frames {
         frames
     }
 
+    /// Two sockets that hear packets of IPv4 and IPv6 that come to the current namespace and have the
+    /// keys of a connection, from their IP header on. MP_CAPABLE is looked for where Linux writes
+    /// it: first of the options, or behind the timestamps (`tcp_options_write`).
+    pub(crate) fn keys() -> [Self; 2] {
+        [(libc::ETH_P_IP, false), (libc::ETH_P_IPV6, true)].map(|(protocol, v6)| {
+            // SAFETY: no pointers; a new descriptor is ours. It hears nothing before it is bound.
+            let fd =
+                unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+            assert!(fd >= 0, "{}", io::Error::last_os_error());
+            // SAFETY: as above.
+            let frames = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+            let filter = has_keys(v6);
+            let program = libc::sock_fprog {
+                len: filter.len() as u16,
+                filter: filter.as_ptr().cast_mut(),
+            };
+            let room: libc::c_int = 8 << 20;
+            for (option, value, len) in [
+                (
+                    libc::SO_ATTACH_FILTER,
+                    ptr::from_ref(&program).cast(),
+                    size_of_val(&program),
+                ),
+                (
+                    libc::SO_RCVBUFFORCE,
+                    ptr::from_ref(&room).cast(),
+                    size_of_val(&room),
+                ),
+            ] {
+                // SAFETY: the values have the lengths given, and outlive the call with the filter.
+                let set = unsafe {
+                    libc::setsockopt(
+                        frames.0.as_raw_fd(),
+                        libc::SOL_SOCKET,
+                        option,
+                        value,
+                        len as u32,
+                    )
+                };
+                assert_eq!(set, 0, "{}", io::Error::last_os_error());
+            }
+            // SAFETY: all zeros is a valid address, which has the length given and outlives the call.
+            let bound = unsafe {
+                let mut address: libc::sockaddr_ll = std::mem::zeroed();
+                address.sll_family = libc::AF_PACKET as u16;
+                address.sll_protocol = (protocol as u16).to_be();
+                let len = size_of_val(&address) as u32;
+                libc::bind(frames.0.as_raw_fd(), ptr::from_ref(&address).cast(), len)
+            };
+            assert_eq!(bound, 0, "{}", io::Error::last_os_error());
+            frames
+        })
+    }
+
     /// When the frame that `next` gave last was sent or received, by the kernel's clock, since 1970;
     /// what is asked for the first time has frames stamped from then on (`sock_gettstamp`).
     pub(crate) fn stamp(&self) -> std::time::Duration {
@@ -106,6 +160,72 @@ impl Frames {
         let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         sent == frame.len() as isize
     }
+}
+
+/// A filter for sockets (`linux/filter.h`): TCP with MP_CAPABLE of 20 bytes or more.
+fn has_keys(v6: bool) -> Vec<libc::sock_filter> {
+    /// A jump to the end: the packet is not wanted.
+    const END: u8 = u8::MAX;
+    let code = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let jump = |condition: u32, k: u32, jt: u8, jf: u8| libc::sock_filter {
+        jt,
+        jf,
+        ..code(libc::BPF_JMP | condition, k)
+    };
+    let byte = |at: u32| code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, at);
+    // Of TCP, which begins at X.
+    let of_tcp = |at: u32| code(libc::BPF_LD | libc::BPF_B | libc::BPF_IND, at);
+    let tcp = libc::IPPROTO_TCP as u32;
+    let mut all = match v6 {
+        false => vec![
+            byte(9),
+            jump(libc::BPF_JEQ, tcp, 0, END),
+            // Not a later fragment.
+            code(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 6),
+            jump(libc::BPF_JSET, 0x1fff, END, 0),
+            code(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0),
+        ],
+        true => vec![
+            byte(6),
+            jump(libc::BPF_JEQ, tcp, 0, END),
+            code(libc::BPF_LDX | libc::BPF_IMM, 40),
+        ],
+    };
+    all.extend([
+        // Words of the header: at least 20 bytes of options.
+        of_tcp(12),
+        jump(libc::BPF_JGE, 10 << 4, 0, END),
+        of_tcp(20),
+        jump(libc::BPF_JEQ, 30, 6, 0),
+        // NOP, NOP, timestamps: what is behind them.
+        jump(libc::BPF_JEQ, 1, 0, END),
+        code(libc::BPF_MISC | libc::BPF_TXA, 0),
+        code(libc::BPF_ALU | libc::BPF_ADD, 12),
+        code(libc::BPF_MISC | libc::BPF_TAX, 0),
+        of_tcp(20),
+        jump(libc::BPF_JEQ, 30, 0, END),
+        of_tcp(21),
+        jump(libc::BPF_JGE, 20, 0, END),
+        of_tcp(22),
+        jump(libc::BPF_JSET, 0xf0, END, 0),
+        code(libc::BPF_RET, u32::MAX),
+        code(libc::BPF_RET, 0),
+    ]);
+    let last = all.len() - 1;
+    for (at, code) in all.iter_mut().enumerate() {
+        let end = last.saturating_sub(at + 1) as u8;
+        for to in [&mut code.jt, &mut code.jf] {
+            if *to == END {
+                *to = end;
+            }
+        }
+    }
+    all
 }
 
 /// Attaches a program at TCX ingress of an interface of the current namespace.

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use super::rig::Killed;
 use super::rig::Rig;
 use super::rig::wait_for;
+use super::secrets::heard;
 
 /// A reader that runs; both its outputs go to files.
 pub(crate) struct Reader {
@@ -60,6 +61,15 @@ impl Reader {
     pub(crate) fn end(self) -> (String, String) {
         self.signal(Signal::SIGINT);
         self.wait()
+    }
+}
+
+/// Another one may write to the same files.
+impl Drop for Reader {
+    fn drop(&mut self) {
+        for file in [&self.out, &self.err] {
+            std::fs::read(file).into_iter().for_each(heard);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::process::Child;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use nix::sched::CloneFlags;
 use serde_json::Value;
 
 use super::raw;
+use super::secrets;
+use super::secrets::Taps;
 
 /// A number that no other test of this process has.
 fn unique() -> u32 {
@@ -33,21 +36,36 @@ fn unique() -> u32 {
 
 /// A folder that goes away.
 #[derive(Debug)]
-pub(crate) struct TempDir(pub(crate) PathBuf);
+pub(crate) struct TempDir(pub(crate) PathBuf, Mutex<BTreeSet<PathBuf>>);
 
 impl TempDir {
     pub(crate) fn new() -> Self {
         let name = format!("emptcp-t{}-{}", std::process::id(), unique());
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
-        Self(path)
+        Self(path, Mutex::default())
     }
 
-    /// Writes a file, and says where.
+    /// Writes a file, and says where. With an empty text it is one for others to write to.
     pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
+        fs::write(&path, &text).unwrap();
+        if !text.as_ref().is_empty() {
+            self.1.lock().unwrap().insert(path.clone());
+        }
         path
+    }
+
+    /// What others have written into files here.
+    pub(crate) fn outputs(&self) -> Vec<Vec<u8>> {
+        let own = self.1.lock().unwrap();
+        let files = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        files
+            .filter(|file| file.file_type().is_ok_and(|kind| kind.is_file()))
+            .map(|file| file.path())
+            .filter(|path| !own.contains(path))
+            .filter_map(|path| fs::read(path).ok())
+            .collect()
     }
 }
 
@@ -222,6 +240,8 @@ pub(crate) struct Ran {
 
 impl From<Output> for Ran {
     fn from(output: Output) -> Self {
+        secrets::heard(&output.stdout);
+        secrets::heard(&output.stderr);
         Self {
             code: output.status.code(),
             out: String::from_utf8(output.stdout).unwrap(),
@@ -270,6 +290,8 @@ impl Tc {
 /// between them; addresses 10.77.<link>.1 (far) and .2, fd77:<link>::1 and ::2.
 #[derive(Debug)]
 pub(crate) struct Rig {
+    /// First, for its sockets keep the namespaces.
+    taps: Taps,
     pub(crate) far: Netns,
     pub(crate) near: Netns,
     pub(crate) bpffs: BpfFs,
@@ -282,9 +304,11 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(links: usize, tc: Tc) -> Self {
+        let (far, near) = (Netns::new(), Netns::new());
         let rig = Self {
-            far: Netns::new(),
-            near: Netns::new(),
+            taps: Taps::new(&[&far, &near]),
+            far,
+            near,
             bpffs: BpfFs::new(false),
             folder: TempDir::new(),
             tc,
@@ -302,9 +326,11 @@ impl Rig {
         let netns = |host| Netns {
             name: lab.netns(host).to_owned(),
         };
+        let (far, near) = (netns(far), netns(near));
         Self {
-            far: netns(far),
-            near: netns(near),
+            taps: Taps::new(&[&far, &near]),
+            far,
+            near,
             bpffs: BpfFs::new(false),
             folder: TempDir::new(),
             tc: Tc::Tcx,
@@ -410,6 +436,29 @@ impl Rig {
     pub(crate) fn assert_nothing_left_but(&self, foreign: usize) {
         assert_eq!(self.bpffs.tree(), ["emptcp/v1".to_owned()].into());
         assert_eq!(self.attached(), foreign);
+    }
+}
+
+impl Rig {
+    /// How outputs until now show keys of connections: nothing else may show any later.
+    pub(crate) fn shown_keys(&self) -> Vec<String> {
+        self.taps.look(&self.folder)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let found = self.taps.last_look(&self.folder);
+        if std::thread::panicking() {
+            return;
+        }
+        // Each once.
+        let places = found.iter().collect::<BTreeSet<_>>();
+        let count = found.len();
+        assert_eq!(
+            count, 0,
+            "outputs that show keys of connections: {places:#?}"
+        );
     }
 }
 

@@ -91,6 +91,7 @@ fn as_user(rig: &Rig, user: &str, group: &str) -> String {
         .arg(text)
         .output()
         .unwrap();
+    crate::secrets::heard(&output.stdout);
     String::from_utf8(output.stdout).unwrap()
 }
 

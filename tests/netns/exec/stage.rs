@@ -19,15 +19,29 @@ use crate::raw;
 use crate::reader::Reader;
 use crate::rig::Rig;
 use crate::rig::Tc;
+use crate::secrets::heard;
 
 pub(super) const PORT: u16 = 5001;
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 /// A subflow that is not there.
 pub(super) const NONE: &str = "192.0.2.1:1-192.0.2.2:2";
 
-/// What all programs of these tests begin with.
+/// What all programs of these tests begin with. What they are told is kept, to be searched for keys
+/// (`secrets.rs`); of one that may not write there it is not.
 const PRELUDE: &str = r#"
 import json, os, sys, time
+class Told:
+    def __init__(self, lines, copy):
+        self.lines, self.copy = lines, copy
+    def readline(self):
+        line = self.lines.readline()
+        print(line, end="", file=self.copy, flush=True)
+        return line
+    def __iter__(self):
+        return iter(self.readline, "")
+    def __getattr__(self, name):
+        return getattr(self.lines, name)
+sys.stdin = Told(sys.stdin, open(os.path.dirname(sys.argv[0]) + "/told", "a"))
 def say(**command):
     print(json.dumps(command), flush=True)
 def log(*words):
@@ -73,7 +87,15 @@ pub(super) fn program(rig: &Rig, name: &str, text: &str) -> PathBuf {
 
     let text = format!("#!/usr/bin/env python3\n{PRELUDE}{text}");
     let path = rig.folder.write(name, text);
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mode = |path: &PathBuf, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(&path, 0o755);
+    let told = rig.folder.0.join("told");
+    if !told.exists() {
+        rig.folder.write("told", "");
+        mode(&told, 0o666);
+    }
     path
 }
 
@@ -125,6 +147,7 @@ impl Client {
     pub(super) fn next(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
+        heard(&line);
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"))
     }
 

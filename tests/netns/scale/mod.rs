@@ -159,8 +159,7 @@ fn rig(v6: bool) -> Rig {
             { "tcp": { "not_flags": ["syn", "rst"] } }] },
         "act": [{ "rm_option": { "options": ["mp_capable"], "force": true } }] }]);
     let path = rig.policy("lose.json", &chains);
-    let apply = rig.emptcp_in(&rig.far, &["apply", &path]).output().unwrap();
-    assert!(apply.status.success(), "{apply:?}");
+    crate::rig::Ran::from(rig.emptcp_in(&rig.far, &["apply", &path]).output().unwrap()).ok();
     rig
 }
 
