@@ -65,6 +65,7 @@ mod tables;
 mod tenant;
 mod traffic;
 mod uplinks;
+mod version0;
 mod views;
 mod wishes;
 mod withdrawn;
