@@ -111,6 +111,9 @@ for line in sys.stdin:
         said.lines().all(|line| line.starts_with("emptcp: ")),
         "{said}"
     );
+    // What it was told is searched for keys when the rig goes (secrets.rs).
+    let told = std::fs::read_to_string(rig.folder.0.join("told")).unwrap();
+    assert!(told.contains("\"kind\":\"joined\""), "{told}");
     // What ends it takes everything back, and the program along.
     run.end();
     assert_eq!(table(&rig, "marks"), json!({}));
