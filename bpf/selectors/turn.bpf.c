@@ -78,8 +78,12 @@ static __always_inline int turn_match(struct emptcp_ctx *ctx, const struct emptc
 	if (!dealt) {
 		first.number = turn_hash(&key);
 		sub = emptcp_tracked(pkt, &from);
-		/* The tracker, which was here before, has read the token of its SYN. */
-		if (sub && sub->state == EMPTCP_TRACK_SYN && sub->flags & EMPTCP_TRACK_HAS_TOKEN) {
+		/*
+		 * The tracker, which was here before, has read the token of its SYN. A chain that
+		 * sees one direction only may begin with the SYN/ACK.
+		 */
+		if (sub && sub->state <= EMPTCP_TRACK_SYNACK &&
+		    sub->flags & EMPTCP_TRACK_HAS_TOKEN) {
 			first.number = turn_joins(sub->token, key.zone);
 			first.is_known = 1;
 		}
