@@ -63,6 +63,7 @@ mod soak;
 mod ss;
 mod tables;
 mod tenant;
+mod tenants;
 mod traffic;
 mod uplinks;
 mod version0;
