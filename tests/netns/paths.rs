@@ -7,13 +7,19 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::time::Duration;
+use std::time::Instant;
 
+use emptcp_lab::Lab;
 use serde_json::Value;
+use serde_json::json;
 
 use super::mptcp::counter;
+use super::mptcp::subflows;
+use super::pair;
 use super::raw;
 use super::rig::Rig;
 use super::rig::Tc;
+use super::rig::wait_for;
 
 /// Connections of each kind.
 const EACH: u16 = 3;
@@ -87,4 +93,137 @@ fn root_paths_of_connections_that_they_pay_for() {
             assert_eq!(joins, wanted, "{what}");
         }
     }
+}
+
+/// Two paths with the addresses of the rig, of which the first has this delay, one way, and loss.
+fn lab(delay: &str, loss: f64) -> Lab {
+    let link = |n: u8, delay: &str, loss: f64| {
+        json!({ "name": format!("path{n}"), "rate": "20Mbit", "delay": delay, "queue": "64KiB",
+            "loss": loss, "seed": 5,
+            "a": { "host": "client", "dev": format!("p{n}"), "addresses": [format!("10.77.{n}.2/24")],
+                "gateways": [format!("10.77.{n}.1")] },
+            "b": { "host": "server", "dev": format!("p{n}"), "addresses": [format!("10.77.{n}.1/24")] } })
+    };
+    let limits = json!({ "subflows": 8, "add_addr_accepted": 8 });
+    let second = json!([{ "address": "10.77.1.1", "id": 9, "flags": ["signal"] }]);
+    let text = json!({ "version": 1,
+        "hosts": { "client": { "mptcp": { "limits": limits } },
+            "server": { "mptcp": { "limits": limits, "endpoints": second } } },
+        "links": [link(0, delay, loss), link(1, "10ms", 0.0)] });
+    Lab::from_json(&text.to_string()).unwrap()
+}
+
+/// Puts the example in force, with another value for one of the things that make a subflow pay.
+fn apply(rig: &Rig, other: Option<(&str, &str)>) {
+    let text = include_str!("../../examples/path-manager.json")
+        .replace("eth*", "p0")
+        .replace("wlan*", "p1");
+    let mut policy: Value = serde_json::from_str(&text).unwrap();
+    if let Some((module, least)) = other {
+        let all = policy["selectors"]["pays"]["any"].as_array_mut().unwrap();
+        let of = all.iter_mut().find(|of| !of[module].is_null()).unwrap();
+        of[module]["min"] = least.into();
+    }
+    let file = rig.folder.write("paths.json", policy.to_string());
+    rig.run(&["apply", file.to_str().unwrap()]).ok();
+}
+
+/// Connections that have neither the bytes nor the age: whether one path or two is up to how the
+/// first one is.
+fn by_the_first_path(delay: &str, loss: f64, bytes: usize, rows: &[(Option<(&str, &str)>, u64)]) {
+    // The example's age, and what a machine that stalls may add.
+    let young = Duration::from_millis(4500);
+    let lab = lab(delay, loss);
+    let rig = Rig::in_lab(&lab, "client", "server");
+    let mut port = 5001;
+    for (other, wanted) in rows {
+        apply(&rig, *other);
+        let mut counted = 0;
+        for _ in 0..3 * EACH {
+            let start = Instant::now();
+            let joins = joins(&rig, port, bytes, 2, Duration::from_millis(400));
+            port += 1;
+            let took = start.elapsed();
+            println!("{delay}, loss {loss}, {other:?}: {joins} joins, {took:?}");
+            if took > young {
+                continue;
+            }
+            assert_eq!(joins, *wanted, "{delay}, loss {loss}, {other:?}");
+            counted += 1;
+            if counted == EACH {
+                break;
+            }
+        }
+        assert_eq!(counted, EACH, "the machine is too busy");
+    }
+    // Before the rig, which finds the namespaces gone.
+    drop(lab);
+}
+
+/// A round-trip time of 200 ms by itself, and not one of 100 ms.
+#[test]
+fn root_paths_of_a_slow_first_one() {
+    by_the_first_path(
+        "100ms",
+        0.0,
+        2 << 10,
+        &[(None, 1), (Some(("rtt", "300ms")), 0)],
+    );
+    by_the_first_path(
+        "50ms",
+        0.0,
+        2 << 10,
+        &[(None, 0), (Some(("rtt", "60ms")), 1)],
+    );
+}
+
+/// 8 % of the packets are lost; 50 KiB go each way twice, less than the threshold of bytes.
+#[test]
+fn root_paths_of_a_lossy_first_one() {
+    by_the_first_path(
+        "10ms",
+        0.08,
+        50 << 10,
+        &[(None, 1), (Some(("loss", "40%")), 0)],
+    );
+    by_the_first_path("10ms", 0.0, 50 << 10, &[(None, 0)]);
+}
+
+/// Six further addresses are worth three subflows, however many are restored at once.
+#[test]
+fn root_paths_at_most_four() {
+    let lab = lab("10ms", 0.0);
+    let rig = Rig::in_lab(&lab, "client", "server");
+    for host in 11..16 {
+        rig.far.sh(&format!(
+            "ip addr add 10.77.1.{host}/24 dev p1 && \
+             ip mptcp endpoint add 10.77.1.{host} id {host} signal"
+        ));
+    }
+    for (n, with) in [false, true].into_iter().enumerate() {
+        if with {
+            apply(&rig, None);
+        }
+        let wanted = if with { 4 } else { 7 };
+        let listener = pair::listen(&rig.far, false, 5001);
+        let to = SocketAddr::new("10.77.0.1".parse().unwrap(), 5001);
+        let (near, far) = pair::connect(&rig.near, to, &listener);
+        let bytes = pair::fill(n, 300 << 10);
+        for _ in 0..3 {
+            pair::send(&near, &far, &bytes);
+            pair::send(&far, &near, &bytes);
+        }
+        wait_for("as many subflows as there may be", pair::LIMIT, || {
+            pair::send(&far, &near, &bytes[..1000]);
+            subflows(&rig.near) >= wanted
+        });
+        for _ in 0..5 {
+            pair::send(&near, &far, &bytes);
+            pair::send(&far, &near, &bytes);
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!(subflows(&rig.near), wanted, "policy: {with}");
+        }
+        assert!(!raw::mptcp_fell_back(&near));
+    }
+    drop(lab);
 }
