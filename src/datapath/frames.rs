@@ -92,9 +92,27 @@ impl Frames {
     ///
     /// What is not known of it, or that the frame would harm the connection.
     pub(crate) fn frame(&self, ends: &Ends, direction: usize) -> Result<Frame> {
+        self.made(ends, direction, frame::frame)
+    }
+
+    /// The same for a data ACK, which may be the first one of its direction.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frames::frame`].
+    pub(crate) fn frame_of_data_ack(&self, ends: &Ends, direction: usize) -> Result<Frame> {
+        self.made(ends, direction, frame::frame_of_data_ack)
+    }
+
+    fn made(
+        &self,
+        ends: &Ends,
+        direction: usize,
+        make: impl FnOnce(&Ends, &TrackSubflow, usize, &Interfaces, u64) -> Result<Frame>,
+    ) -> Result<Frame> {
         let sub = self.subflow(ends)?;
         let sub = sub.ok_or_else(|| anyhow!("{} has ended", frame::name(ends)))?;
-        let frame = frame::frame(ends, &sub, direction, &self.interfaces, sys::boot_time()?)?;
+        let frame = make(ends, &sub, direction, &self.interfaces, sys::boot_time()?)?;
         if matches!(frame.place, Place::Arrives { .. }) && self.kernel < LIVE_FRAMES {
             bail!(
                 "the frame would have to arrive at {}, which needs Linux {LIVE_FRAMES}; this is {}",

@@ -105,9 +105,35 @@ pub(crate) fn frame(
     interfaces: &Interfaces,
     now: u64,
 ) -> Result<Frame> {
+    made(ends, sub, direction, interfaces, now, false)
+}
+
+/// The same for a data ACK: it may be the first one of its direction.
+///
+/// # Errors
+///
+/// As for [`frame`].
+pub(crate) fn frame_of_data_ack(
+    ends: &Ends,
+    sub: &TrackSubflow,
+    direction: usize,
+    interfaces: &Interfaces,
+    now: u64,
+) -> Result<Frame> {
+    made(ends, sub, direction, interfaces, now, true)
+}
+
+fn made(
+    ends: &Ends,
+    sub: &TrackSubflow,
+    direction: usize,
+    interfaces: &Interfaces,
+    now: u64,
+    has_dss: bool,
+) -> Result<Frame> {
     let (from, to) = ends.sender_and_receiver(direction);
     let (way, back) = (&sub.way[direction], &sub.way[1 - direction]);
-    let has = |flag: WayFlags| u32::from(way.flags) & flag.0 != 0;
+    let seen_dss = |way: &TrackWay| u32::from(way.flags) & WayFlags::EMPTCP_WAY_DSS.0 != 0;
     match TrackState(sub.state.into()) {
         TrackState::EMPTCP_TRACK_ESTABLISHED => {}
         TrackState::EMPTCP_TRACK_CLOSING => bail!("{from} → {to} is closing"),
@@ -119,8 +145,9 @@ pub(crate) fn frame(
     if way.last == 0 || way.sequence.known == 0 {
         bail!("no packet from {from} to {to} has been seen: its sequence numbers are not known");
     }
-    // Before its first DSS the receiver would take the frame for a fallback (RFC 8684, 3.7).
-    if !has(WayFlags::EMPTCP_WAY_DSS) {
+    // Before its first DSS the receiver would take the frame for a fallback (RFC 8684, 3.7), unless the
+    // frame has one. A DSS from there: the third ACK has arrived, without which it would be a RST.
+    if !seen_dss(way) && !(has_dss && seen_dss(back)) {
         bail!("no DSS from {from} to {to} has been seen: the subflow may not be established yet");
     }
     let place = Place::of(way, interfaces)?;

@@ -159,6 +159,20 @@ fn what_would_do_harm_is_refused() {
     refused(&|s| s.way[0].ifindex = 5, "tun0 has no Ethernet headers");
 }
 
+/// Of a subflow that has carried nothing since it joined.
+#[test]
+fn a_data_ack_may_be_the_first() {
+    let (ends, mut sub) = made(false);
+    sub.way[0].flags = 0;
+    sub.way[1].flags |= WayFlags::EMPTCP_WAY_DSS.0 as u8;
+    let make = |sub: &TrackSubflow| frame_of_data_ack(&ends, sub, 0, &interfaces(), NOW);
+    assert!(make(&sub).is_ok());
+    // Nobody has answered the third ACK.
+    sub.way[1].flags = 0;
+    let error = make(&sub).unwrap_err();
+    assert!(error.to_string().contains("no DSS"), "{error}");
+}
+
 /// Out of an interface without Ethernet headers it goes as it is.
 #[test]
 fn without_ethernet() {

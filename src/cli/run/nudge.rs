@@ -1,6 +1,7 @@
 //! A packet for subflows in which something waits for one: a pure ACK, as their sender last sent it,
 //! which meets the chains as any other.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use anyhow::Result;
 
 use super::Service;
 use super::Trouble;
+use crate::abi::DIRECTION_UNKNOWN;
+use crate::abi::TrackSubflow;
 use crate::cli::running_kernel;
 use crate::datapath::Frames;
 use crate::datapath::Wait;
@@ -18,6 +21,8 @@ use crate::datapath::boot_time;
 use crate::frame::Opt;
 use crate::module::KernelVersion;
 use crate::track::Ends;
+use crate::track::Track;
+use crate::track::connection_of;
 
 /// How often is looked at what waits.
 const LOOK: Duration = Duration::from_millis(100);
@@ -75,10 +80,11 @@ impl Nudge {
             return Ok(LOOK);
         }
         let frames = Frames::open(self.kernel)?;
+        let track = OnceCell::new();
         for wait in &due {
             // Before, so that what goes on waiting is noted anew.
             waiting.over(wait)?;
-            match nudge(&frames, wait) {
+            match nudge(&frames, &track, wait) {
                 Ok(true) => {
                     let vain = self.vain(wait);
                     let key = (wait.ends, wait.direction);
@@ -107,8 +113,8 @@ impl Nudge {
     }
 }
 
-/// `false`: none is needed any more.
-fn nudge(frames: &Frames, wait: &Wait) -> Result<bool> {
+/// `false`: none is needed any more. `track`: read once, and only where one needs it.
+fn nudge(frames: &Frames, track: &OnceCell<Track>, wait: &Wait) -> Result<bool> {
     let Some(sub) = frames.subflow(&wait.ends)? else {
         return Ok(false);
     };
@@ -116,12 +122,44 @@ fn nudge(frames: &Frames, wait: &Wait) -> Result<bool> {
     if wait.changed && way.last > wait.at {
         return Ok(false);
     }
+    let mut option = Opt::data_ack(way);
+    if option.is_none() {
+        let track = match track.get() {
+            Some(track) => track,
+            None => {
+                let read = frames.track()?;
+                track.get_or_init(|| read)
+            }
+        };
+        option = data_ack_of_others(track, &sub, wait.direction);
+    }
     // Of a direction that was never seen nothing can be sent, and its first packet is enough.
-    let Some(option) = Opt::data_ack(way) else {
+    let Some(option) = option else {
         return Ok(false);
     };
-    frames.send(&frames.frame(&wait.ends, wait.direction)?, &option)?;
+    let frame = frames.frame_of_data_ack(&wait.ends, wait.direction)?;
+    frames.send(&frame, &option)?;
     Ok(true)
+}
+
+/// A data ACK that the same end has sent on another subflow of the connection: one that joined as
+/// backup and carried nothing since has had none itself.
+fn data_ack_of_others(track: &Track, sub: &TrackSubflow, direction: usize) -> Option<Opt> {
+    let connection = connection_of(sub)?;
+    // The other end has answered the third ACK: else a frame of this one would be too early.
+    Opt::data_ack(&sub.way[1 - direction])?;
+    let client_of = |sub: &TrackSubflow| match sub.client {
+        DIRECTION_UNKNOWN => None,
+        client => Some(usize::from(client)),
+    };
+    let is_client = client_of(sub)? == direction;
+    let others = track.subflows.values();
+    others
+        .filter(|other| connection_of(other) == Some(connection))
+        .find_map(|other| {
+            let client = client_of(other)? & 1;
+            Opt::data_ack(&other.way[if is_client { client } else { 1 - client }])
+        })
 }
 
 impl Service for Nudge {
