@@ -7,6 +7,7 @@ mod cost;
 mod disjoint;
 mod examples;
 mod idle;
+mod overflow;
 mod rate;
 mod socket;
 mod stage;
