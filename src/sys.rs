@@ -457,6 +457,9 @@ pub(crate) struct Batches<'a> {
     sizes: [usize; 2],
     /// Where the kernel goes on: a key, or the number of a bucket.
     cursor: Option<Vec<u8>>,
+    /// What was read last.
+    keys: Vec<u8>,
+    values: Vec<u8>,
     done: bool,
 }
 
@@ -467,6 +470,8 @@ impl<'a> Batches<'a> {
             map: map.as_fd(),
             sizes: [key, value],
             cursor: None,
+            keys: Vec::new(),
+            values: Vec::new(),
             done: false,
         }
     }
@@ -477,13 +482,17 @@ impl<'a> Batches<'a> {
     ///
     /// The kernel's: `ENOSPC` where a larger `count` is needed, 524 (`ENOTSUPP`) or `EINVAL` where
     /// this kernel cannot do so.
-    pub(crate) fn next(&mut self, count: u32) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    pub(crate) fn next(&mut self, count: u32) -> io::Result<Option<(&[u8], &[u8])>> {
         if self.done {
             return Ok(None);
         }
         let [key, value] = self.sizes;
-        let mut keys = vec![0u8; key * count as usize];
-        let mut values = vec![0u8; value * count as usize];
+        for (bytes, size) in [(&mut self.keys, key), (&mut self.values, value)] {
+            if bytes.len() < size * count as usize {
+                // Zeros that the kernel gives: of a small map most are never touched.
+                *bytes = vec![0; size * count as usize];
+            }
+        }
         let mut next = vec![0u8; key.max(size_of::<u32>())];
         let mut found = count;
         let opts = libbpf_sys::bpf_map_batch_opts {
@@ -501,8 +510,8 @@ impl<'a> Batches<'a> {
                 self.map.as_raw_fd(),
                 cursor.cast(),
                 next.as_mut_ptr().cast(),
-                keys.as_mut_ptr().cast(),
-                values.as_mut_ptr().cast(),
+                self.keys.as_mut_ptr().cast(),
+                self.values.as_mut_ptr().cast(),
                 &mut found,
                 &opts,
             )
@@ -513,8 +522,9 @@ impl<'a> Batches<'a> {
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => self.done = true,
             Err(e) => return Err(e),
         }
-        keys.truncate(key * found as usize);
-        values.truncate(value * found as usize);
+        let ends = [key, value].map(|size| size * found as usize);
+        let [keys, values] = [(&self.keys, ends[0]), (&self.values, ends[1])]
+            .map(|(bytes, end)| bytes.get(..end).unwrap_or_default());
         Ok(Some((keys, values)))
     }
 }

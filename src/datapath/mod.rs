@@ -112,7 +112,6 @@ pub use tables::TableChange;
 pub use track::connections;
 pub use track::is_tracked;
 pub use track::subflows;
-pub(crate) use track_changes::Metric;
 pub(crate) use track_changes::Metrics;
 pub(crate) use track_look::TrackLook;
 pub use track_sweep::Swept;

@@ -2,11 +2,10 @@
 //! ten thousand have not, and are neither decoded nor shown.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::mem::offset_of;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use serde::Serialize;
 
 use super::inet_diag::mptcp_sockets;
 use super::ring::epoch;
@@ -14,6 +13,7 @@ use super::tables;
 use super::track::TrackMaps;
 use crate::abi::SubflowKey;
 use crate::abi::TrackSubflow;
+use crate::abi::bytes_of;
 use crate::abi::from_bytes;
 use crate::interface::Interfaces;
 use crate::pin::Home;
@@ -21,18 +21,15 @@ use crate::sys;
 use crate::track::Ends;
 use crate::track::Socket;
 use crate::track::SubflowView;
+use crate::track::subflow_key;
 use crate::track::subflow_view;
 
-/// A subflow, with the key that it has in tables: as its SYN went.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Metric {
-    subflow: String,
-    #[serde(flatten)]
-    view: SubflowView,
-}
+/// Bytes of a key of the tracker.
+type Key = [u8; size_of::<SubflowKey>()];
 
-/// Sockets by their own end and the other one.
-type Sockets<'s> = HashMap<(SocketAddr, SocketAddr), &'s Socket>;
+/// Sockets of the lower and the higher end, by keys without a zone: who has such addresses and ports
+/// here is looked up once for each subflow, in the bytes of the map.
+type Sockets<'s> = HashMap<Key, [Option<&'s Socket>; 2]>;
 
 /// A subflow as it was at the last look.
 #[derive(Debug)]
@@ -48,8 +45,10 @@ struct Known {
 /// Looks at the subflows again and again.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    known: HashMap<Vec<u8>, Known>,
+    known: HashMap<Key, Known>,
     round: u64,
+    /// How many of them were there at the last look.
+    count: usize,
     /// The time of the last look, on the clock of the tracker, and in nanoseconds since 1970.
     now: u64,
     time: u64,
@@ -64,50 +63,64 @@ impl Metrics {
     /// No privilege; the kernel's.
     pub(crate) fn look(&mut self, kernel: bool) -> Result<(bool, Vec<String>)> {
         self.round += 1;
+        self.count = 0;
         self.now = sys::boot_time()?;
         self.time = epoch()?.wrapping_add(self.now);
         // Their pins: others, once a policy was deleted.
         let maps = TrackMaps::open(&Home::current(false)?)?;
         if let Some(maps) = &maps {
             let sockets = if kernel { mptcp_sockets()? } else { Vec::new() };
-            let sockets: Sockets<'_> = sockets.iter().map(|s| ((s.local, s.remote), s)).collect();
+            let sockets = by_key(&sockets);
             let seen = &mut |key: &[u8], value: &[u8]| self.seen(key, value, &sockets);
             tables::each(&maps.subflows, seen).context("cannot read the subflows")?;
         }
         let mut gone = Vec::new();
-        let round = self.round;
-        self.known.retain(|key, known| {
-            if known.seen != round {
-                gone.extend(metric(key, known, &Interfaces::default(), 0).map(|m| m.subflow));
-            }
-            known.seen == round
-        });
+        if self.count != self.known.len() {
+            let round = self.round;
+            self.known.retain(|key, known| {
+                if known.seen != round {
+                    let view = view(key, known, &Interfaces::default(), 0);
+                    gone.extend(view.as_ref().map(subflow_key));
+                }
+                known.seen == round
+            });
+        }
         Ok((maps.is_some(), gone))
     }
 
     fn seen(&mut self, key: &[u8], value: &[u8], sockets: &Sockets<'_>) {
-        let mut of_kernel = [None, None];
-        if !sockets.is_empty()
-            && let Some(raw) = from_bytes::<SubflowKey>(key)
-        {
-            let [lower, higher] = Ends::from(&raw).ends;
-            of_kernel = [(lower, higher), (higher, lower)].map(|ends| sockets.get(&ends).copied());
-        }
-        let before = self.known.get_mut(key);
-        if let Some(before) = before
-            && before.value == value
-            && before.sockets.each_ref().map(Option::as_ref) == of_kernel
-        {
-            before.seen = self.round;
+        let Ok(key) = Key::try_from(key) else {
             return;
-        }
-        let known = Known {
-            value: value.to_vec(),
-            sockets: of_kernel.map(|socket| socket.cloned()),
-            seen: self.round,
-            changed: self.round,
         };
-        self.known.insert(key.to_vec(), known);
+        let mut of_kernel = [None, None];
+        if !sockets.is_empty() {
+            let mut ends = key;
+            ends[offset_of!(SubflowKey, zone)..].fill(0);
+            of_kernel = sockets.get(&ends).copied().unwrap_or_default();
+        }
+        let round = self.round;
+        let Some(before) = self.known.get_mut(&key) else {
+            let known = Known {
+                value: value.to_vec(),
+                sockets: of_kernel.map(|socket| socket.cloned()),
+                seen: round,
+                changed: round,
+            };
+            self.known.insert(key, known);
+            self.count += 1;
+            return;
+        };
+        self.count += usize::from(before.seen != round);
+        before.seen = round;
+        if before.value != value {
+            before.value.clear();
+            before.value.extend_from_slice(value);
+            before.changed = round;
+        }
+        if before.sockets.each_ref().map(Option::as_ref) != of_kernel {
+            before.sockets = of_kernel.map(|socket| socket.cloned());
+            before.changed = round;
+        }
     }
 
     /// When the last look was, in nanoseconds since 1970.
@@ -125,25 +138,27 @@ impl Metrics {
         &self,
         round: u64,
         interfaces: &Interfaces,
-    ) -> impl Iterator<Item = Metric> {
+    ) -> impl Iterator<Item = SubflowView> {
         let changed = self.known.iter().filter(move |(_, k)| k.changed > round);
-        changed.filter_map(move |(key, known)| metric(key, known, interfaces, self.now))
+        changed.filter_map(move |(key, known)| view(key, known, interfaces, self.now))
     }
 }
 
-fn metric(key: &[u8], known: &Known, interfaces: &Interfaces, now: u64) -> Option<Metric> {
+fn by_key(sockets: &[Socket]) -> Sockets<'_> {
+    let mut found = Sockets::new();
+    for socket in sockets {
+        let (ends, own) = Ends::of(socket.local, socket.remote, 0);
+        if let Ok(key) = bytes_of(&SubflowKey::from(&ends)).try_into() {
+            let both: &mut [_; 2] = found.entry(key).or_default();
+            both[usize::from(own)] = Some(socket);
+        }
+    }
+    found
+}
+
+fn view(key: &[u8], known: &Known, interfaces: &Interfaces, now: u64) -> Option<SubflowView> {
     let ends = Ends::from(&from_bytes::<SubflowKey>(key)?);
     let sub: TrackSubflow = from_bytes(&known.value)?;
     let sockets = known.sockets.each_ref().map(Option::as_ref);
-    Some(subflow_view(&ends, &sub, interfaces, sockets, now).into())
-}
-
-impl From<SubflowView> for Metric {
-    fn from(view: SubflowView) -> Self {
-        let end = |end: &crate::track::EndView| SocketAddr::new(end.address, end.port);
-        Self {
-            subflow: format!("{}-{}", end(&view.from), end(&view.to)),
-            view,
-        }
-    }
+    Some(subflow_view(&ends, &sub, interfaces, sockets, now))
 }

@@ -58,6 +58,8 @@ impl Lines {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     bytes: VecDeque<u8>,
+    /// The most that has waited since nothing did.
+    most: usize,
     room: usize,
     /// Lines that were lost and not told of.
     lost: u64,
@@ -68,6 +70,7 @@ impl Outbox {
     pub(crate) fn new(room: usize) -> Self {
         Self {
             bytes: VecDeque::new(),
+            most: 0,
             room,
             lost: 0,
             total: 0,
@@ -83,7 +86,7 @@ impl Outbox {
             self.total += 1;
             return false;
         }
-        self.push_round(line);
+        self.push_round(&[line]);
         true
     }
 
@@ -98,10 +101,13 @@ impl Outbox {
         }
     }
 
-    /// Takes a line of which there is one at a time, however long.
-    pub(crate) fn push_round(&mut self, line: &[u8]) {
+    /// Takes a line, in pieces, of which there is one at a time, however long.
+    pub(crate) fn push_round(&mut self, line: &[&[u8]]) {
         self.bytes.extend(self.record().as_bytes());
-        self.bytes.extend(line);
+        for piece in line {
+            self.bytes.extend(*piece);
+        }
+        self.most = self.most.max(self.bytes.len());
         self.lost = 0;
     }
 
@@ -119,8 +125,11 @@ impl Outbox {
     pub(crate) fn written(&mut self, count: usize) {
         self.bytes.drain(..count);
         if self.bytes.is_empty() {
-            // A large round is over.
-            self.bytes.shrink_to(LONGEST);
+            // A large round is over; the next one may be as large.
+            if self.bytes.capacity() / 4 > self.most.max(LONGEST) {
+                self.bytes.shrink_to(self.most.max(LONGEST));
+            }
+            self.most = 0;
         }
     }
 }

@@ -4,6 +4,7 @@
 mod connection;
 mod ends;
 mod expiry;
+mod line;
 mod socket;
 mod subflow;
 mod take_over;
@@ -17,6 +18,8 @@ pub(crate) use self::connection::connection_views;
 pub(crate) use self::ends::Ends;
 pub(crate) use self::expiry::Timeouts;
 pub(crate) use self::expiry::unused_connections;
+pub(crate) use self::line::push_subflow;
+pub(crate) use self::line::subflow_key;
 pub(crate) use self::socket::Socket;
 pub(crate) use self::socket::SocketFlags;
 pub use self::subflow::EndView;

@@ -218,8 +218,8 @@ impl Peer {
         self.outbox.push(line)
     }
 
-    /// A line of which the peer has room for one round.
-    pub(super) fn push_round(&mut self, line: &[u8]) {
+    /// A line, in pieces, of which the peer has room for one round.
+    pub(super) fn push_round(&mut self, line: &[&[u8]]) {
         self.outbox.push_round(line);
     }
 

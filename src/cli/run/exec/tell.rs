@@ -10,13 +10,13 @@ use super::notify::Notifier;
 use super::peer::Peer;
 use crate::cli::reader::Names;
 use crate::cli::reader::PAUSE;
-use crate::datapath::Metric;
 use crate::datapath::Metrics;
 use crate::datapath::Monitor;
 use crate::datapath::interfaces;
 use crate::event::lost;
 use crate::event::object;
 use crate::interface::Interfaces;
+use crate::track::push_subflow;
 
 /// How soon events are tried again where there are none to be had.
 const RETRY: Duration = Duration::from_secs(1);
@@ -33,6 +33,7 @@ pub(super) struct Teller {
     /// When subflows are looked at.
     due: Instant,
     metrics: Metrics,
+    changed: Changed,
     interfaces: (Interfaces, Instant),
     events: Option<Events>,
     notifier: Notifier,
@@ -49,9 +50,9 @@ struct Events {
     lost: u64,
 }
 
-/// A line with subflows. Several lines may make one round.
+/// What a line with subflows begins with. Several lines may make one round.
 #[derive(Serialize)]
-struct Line<'m> {
+struct Head {
     event: &'static str,
     /// Number of the look.
     round: u64,
@@ -65,8 +66,52 @@ struct Line<'m> {
     skipped: u64,
     /// Lines of this round that follow.
     more: usize,
-    subflows: &'m [Metric],
-    gone: &'m [String],
+}
+
+/// Subflows that have changed since a look, as lines have them. Most programs are told the same.
+#[derive(Debug, Default)]
+struct Changed {
+    /// The look; `None`: of another round.
+    since: Option<u64>,
+    text: Vec<u8>,
+    /// Where each line's part of the text ends: there is at least one.
+    ends: Vec<usize>,
+}
+
+impl Changed {
+    /// Another round begins. Memory is kept for as much as there was.
+    fn begin(&mut self) {
+        self.since = None;
+        self.text.shrink_to(2 * self.text.len());
+    }
+
+    fn fill(&mut self, since: u64, metrics: &Metrics, interfaces: &Interfaces) {
+        if self.since == Some(since) {
+            return;
+        }
+        self.since = Some(since);
+        self.text.clear();
+        self.ends.clear();
+        let mut count = 0;
+        for subflow in metrics.since(since, interfaces) {
+            if count == PART {
+                self.ends.push(self.text.len());
+                count = 0;
+            } else if count > 0 {
+                self.text.push(b',');
+            }
+            push_subflow(&mut self.text, &subflow);
+            count += 1;
+        }
+        self.ends.push(self.text.len());
+    }
+
+    /// What the lines have.
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(&0).chain(&self.ends);
+        let parts = begins.zip(&self.ends);
+        parts.map(|(begin, end)| self.text.get(*begin..*end).unwrap_or_default())
+    }
 }
 
 impl Teller {
@@ -76,6 +121,7 @@ impl Teller {
             interval,
             due: now,
             metrics: Metrics::default(),
+            changed: Changed::default(),
             interfaces: (Interfaces::default(), now),
             events: None,
             notifier: Notifier::new(now),
@@ -196,8 +242,7 @@ impl Teller {
         let kernel = peers.iter().any(|p| p.wants.metrics && p.wants.kernel);
         let (tracked, gone) = self.metrics.look(kernel)?;
         let round = self.metrics.round();
-        // Most are told the same.
-        let mut known: Option<(u64, Vec<Metric>)> = None;
+        self.changed.begin();
         for peer in peers.iter_mut().filter(|peer| peer.wants.metrics) {
             peer.gone.extend_from_slice(&gone);
             if !peer.has_read() {
@@ -213,17 +258,10 @@ impl Teller {
             } else {
                 0
             };
-            let subflows = match &mut known {
-                Some((of, subflows)) if *of == since => subflows,
-                known => {
-                    let changed = self.metrics.since(since, &self.interfaces.0);
-                    &mut known.insert((since, changed.collect())).1
-                }
-            };
-            let parts = subflows.len().div_ceil(PART).max(1);
-            for part in 0..parts {
-                let these = subflows.chunks(PART).nth(part).unwrap_or_default();
-                let line = Line {
+            self.changed.fill(since, &self.metrics, &self.interfaces.0);
+            let parts = self.changed.ends.len();
+            for (part, subflows) in self.changed.parts().enumerate() {
+                let head = serde_json::to_vec(&Head {
                     event: "metrics",
                     round,
                     time: self.metrics.time(),
@@ -231,12 +269,20 @@ impl Teller {
                     reset: since == 0 && part == 0,
                     skipped: peer.skipped,
                     more: parts - 1 - part,
-                    subflows: these,
-                    gone: if part == 0 { &peer.gone } else { &[] },
+                })?;
+                let gone = match part {
+                    0 => serde_json::to_vec(&peer.gone)?,
+                    _ => b"[]".to_vec(),
                 };
-                let mut bytes = serde_json::to_vec(&line)?;
-                bytes.push(b'\n');
-                peer.push_round(&bytes);
+                let head = head.strip_suffix(b"}").unwrap_or_default();
+                peer.push_round(&[
+                    head,
+                    b",\"subflows\":[",
+                    subflows,
+                    b"],\"gone\":",
+                    &gone,
+                    b"}\n",
+                ]);
             }
             peer.told = round;
             peer.skipped = 0;
