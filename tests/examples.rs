@@ -138,13 +138,14 @@ fn python(args: &[&str], input: &str) -> (String, String) {
 }
 
 /// A round of metrics for ecf.py: round-trip times in milliseconds of two subflows, with windows of
-/// ten segments, and segments that wait.
-fn round(reset: bool, rtts: [u32; 2], queued: u32) -> String {
+/// ten segments, segments that wait, and those that each has sent so far.
+fn round(reset: bool, rtts: [u32; 2], queued: u32, sent: u32) -> String {
     let subflow = |link: usize| {
         serde_json::json!({
             "subflow": format!("10.0.{link}.1:1-10.0.{link}.2:2"), "token": "0x00000001",
-            "from": { "kernel": { "srtt_us": rtts[link] * 1000, "rttvar_us": 1000, "cwnd": 10,
-                "mss": 1000, "unsent_bytes": queued * 500 } },
+            "from": { "bytes": sent * 1000, "kernel": { "srtt_us": rtts[link] * 1000,
+                "rttvar_us": 1000, "cwnd": 10, "mss": 1000, "unsent_bytes": queued * 500,
+                "in_flight": queued.min(10) } },
             "to": { "kernel": null },
         })
     };
@@ -158,17 +159,22 @@ fn ecf_goes_by_the_paper() {
     let hello = "{\"emptcp\": 1, \"event\": \"hello\"}\n".to_owned();
     let rounds = [
         // Waiting for 20 ms twice is less than 200 ms.
-        round(true, [20, 200], 10),
+        round(true, [20, 200], 10, 0),
         // Nothing new.
-        round(false, [20, 200], 12),
+        round(false, [20, 200], 12, 0),
         // Nothing waits: no decision.
-        round(false, [20, 200], 0),
+        round(false, [20, 200], 0, 0),
         // 1.25 times (200 + 1) ms are more than 240 ms, for who waits already.
-        round(false, [20, 200], 110),
+        round(false, [20, 200], 110, 0),
         // Bulk: both are wanted.
-        round(false, [20, 200], 1000),
+        round(false, [20, 200], 1000, 0),
         // Now the other one is the slow one.
-        round(false, [200, 20], 10),
+        round(false, [200, 20], 10, 0),
+        // It goes on for so long that as much is expected: both.
+        round(false, [200, 20], 10, 500),
+        // Idle, whatever was sent before: waiting is better.
+        round(false, [200, 20], 0, 600),
+        round(false, [200, 20], 10, 600),
     ];
     let path = root().join("examples/exec/ecf.py");
     let (out, err) = python(&[path.to_str().unwrap()], &(hello + &rounds.concat()));
@@ -186,7 +192,14 @@ fn ecf_goes_by_the_paper() {
         })
         .collect();
     let (first, second) = ("10.0.0.2:2-10.0.0.1:1", "10.0.1.2:2-10.0.1.1:1");
-    assert_eq!(wishes, [(second, true), (second, false), (first, true)]);
+    let expected = [
+        (second, true),
+        (second, false),
+        (first, true),
+        (first, false),
+        (first, true),
+    ];
+    assert_eq!(wishes, expected);
 }
 
 /// The control of rate.py on links that carry the window in each round trip, up to their rate.

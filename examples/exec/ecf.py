@@ -3,13 +3,13 @@
 """Earliest completion first (Lim et al., CoNEXT 2017) for connections with two subflows.
 
 For the host that sends:  emptcp apply ecf.json && emptcp run --exec ./ecf.py
-The slower subflow is backup while waiting for the faster one completes earlier. What is queued
-is seen in the sockets of subflows only, not in that of the connection above them.
+The slower subflow is backup while waiting for the faster one completes earlier. What waits in the
+connection above the subflows is not told: as much is expected as was sent since they were idle.
 """
 import json, sys
 
 BETA = 0.25  # hysteresis, as in the paper
-subflows, waiting, backup = {}, {}, {}
+subflows, waiting, backup, begin = {}, {}, {}, {}
 
 
 def say(**command):
@@ -23,34 +23,34 @@ def set_backup(key, so):
 
 
 def here(subflow):
-    """What the kernel knows of the end that is here, and the key of packets that come to it."""
+    """What the kernel knows of the end that is here, the key of packets to it, and what it sent."""
     a, b = subflow["subflow"].split("-")
     for end, back in ("from", f"{b}-{a}"), ("to", f"{a}-{b}"):
         kernel = subflow[end]["kernel"]
         if kernel and kernel["srtt_us"] and kernel["cwnd"]:
-            return kernel, back
+            return kernel, back, subflow[end]["bytes"] or 0
 
 
 def decide(token, ends):
-    (f, f_key), (s, s_key) = sorted(ends, key=lambda end: end[0]["srtt_us"])
-    k = (f["unsent_bytes"] + s["unsent_bytes"]) / f["mss"]
+    (f, f_key, f_sent), (s, s_key, s_sent) = sorted(ends, key=lambda end: end[0]["srtt_us"])
+    queued, sent = f["unsent_bytes"] + s["unsent_bytes"], f_sent + s_sent
+    begin[token] = begin.get(token, sent) if queued + f["in_flight"] + s["in_flight"] else sent
+    k = (queued + sent - begin[token]) / f["mss"]
     delta = max(f["rttvar_us"], s["rttvar_us"])
-    beta = BETA if waiting.get(token) else 0
-    if k < 1:
+    margin = 1 + BETA * waiting.get(token, False)
+    if queued < f["mss"]:
         return
-    wait = (1 + k / f["cwnd"]) * f["srtt_us"] < (1 + beta) * (s["srtt_us"] + delta)
-    waiting[token] = wait
+    wait = waiting[token] = (1 + k / f["cwnd"]) * f["srtt_us"] < margin * (s["srtt_us"] + delta)
     set_backup(f_key, False)
     set_backup(s_key, wait and k / s["cwnd"] * s["srtt_us"] >= 2 * f["srtt_us"] + delta)
 
 
 say(id=0, cmd="subscribe", metrics=True)
-for line in sys.stdin:
-    message = json.loads(line)
+for message in map(json.loads, sys.stdin):
     if message.get("event") != "metrics":
         continue
-    known = {} if message["reset"] else subflows
-    subflows = {k: s for k, s in known.items() if k not in message["gone"]}
+    gone = subflows if message["reset"] else message["gone"]
+    subflows = {k: s for k, s in subflows.items() if k not in gone}
     subflows.update((s["subflow"], s) for s in message["subflows"])
     connections = {}
     for end, token in ((here(s), s["token"]) for s in subflows.values()):

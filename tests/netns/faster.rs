@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //! The policy `examples/scheduler.json` on a host that sends by two paths of unlike delay: bursts
-//! keep off the slow one, bulk takes both.
+//! keep off the slow one, bulk takes both; and the program `examples/exec/ecf.py`, which does so from
+//! user space.
 
 use std::net::SocketAddr;
 use std::net::TcpListener;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use emptcp_lab::Lab;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use serde_json::json;
 
@@ -22,6 +24,10 @@ use super::ss;
 const PORT: u16 = 5001;
 const LIMIT: Duration = Duration::from_secs(10);
 const BURST: usize = 200_000;
+const BULK: usize = 7 << 20;
+/// What a policy may make of the time of bulk, at most; on the fast path alone it takes 1.2 times as
+/// long.
+const HARM: f64 = 1.15;
 /// Pause between two bursts: both ends are idle.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -55,8 +61,14 @@ struct Stand {
 
 impl Stand {
     fn new(congestion: Option<&str>) -> Self {
+        Self::prepared(congestion, |_| {})
+    }
+
+    /// Something is done to the hosts before the connection is opened.
+    fn prepared(congestion: Option<&str>, prepare: impl FnOnce(&Rig)) -> Self {
         let lab = lab();
         let rig = Rig::in_lab(&lab, "server", "client");
+        prepare(&rig);
         let any = "0.0.0.0".parse().unwrap();
         let listen = || TcpListener::from(raw::mptcp_listener(any, PORT));
         let listener = rig.near.within(listen);
@@ -81,14 +93,26 @@ impl Stand {
 
     /// Sends to the client; how long until all was there.
     fn send(&mut self, bytes: usize) -> Duration {
+        self.send_while(bytes, |_| {})
+    }
+
+    /// Something happens meanwhile.
+    fn send_while(&mut self, bytes: usize, meanwhile: impl FnOnce(&Rig) + Send) -> Duration {
         use std::io::Read as _;
         use std::io::Write as _;
 
         let start = Instant::now();
         let mut got = vec![0; bytes];
+        let Self {
+            rig,
+            server,
+            client,
+            ..
+        } = self;
         std::thread::scope(|scope| {
-            scope.spawn(|| self.server.write_all(&vec![7; bytes]).unwrap());
-            self.client.read_exact(&mut got).unwrap();
+            scope.spawn(|| server.write_all(&vec![7; bytes]).unwrap());
+            scope.spawn(|| meanwhile(rig));
+            client.read_exact(&mut got).unwrap();
         });
         assert!(got.iter().all(|byte| *byte == 7));
         start.elapsed()
@@ -138,22 +162,54 @@ impl Stand {
         (times, share)
     }
 
+    /// Seconds that bulk takes: the least of three, as a machine that others use disturbs it.
+    fn bulk(&mut self, what: &str) -> (f64, f64) {
+        let (times, share) = self.times(what, 3, BULK);
+        (times[0].as_secs_f64(), share)
+    }
+
     fn apply(&self, by: &str) {
-        let text = include_str!("../../examples/scheduler.json").replace("eth*", "s*");
-        let mut policy: Value = serde_json::from_str(&text).unwrap();
-        policy["track"] = json!(["s*"]);
-        for chain in policy["chains"].as_array_mut().unwrap() {
-            chain["interfaces"] = json!(["s*"]);
-        }
-        policy["selectors"]["waits"]["wait_for_faster"]["by"] = by.into();
-        let path = self.rig.folder.write("scheduler.json", policy.to_string());
-        self.rig.run(&["apply", path.to_str().unwrap()]).ok();
+        apply(&self.rig, by);
+    }
+
+    fn run(&self) -> Reader {
+        Reader::start(&self.rig, "run", &["run"])
+    }
+
+    /// Sends bursts until the slow path is backup.
+    fn until_backup(&mut self) {
+        wait_for("the slow path is backup", LIMIT, || {
+            std::thread::sleep(PAUSE);
+            self.send(BURST);
+            self.is_backup()
+        });
+        std::thread::sleep(PAUSE);
     }
 
     /// Whether the server takes the slow path for backup, since it was told so.
     fn is_backup(&self) -> bool {
         ss::is_backup(&self.rig.near, &format!("src 10.0.2.1 sport = :{PORT}"))
     }
+}
+
+/// Puts an example's policy in force at the server.
+fn put(rig: &Rig, text: &str, change: impl FnOnce(&mut Value)) {
+    let mut policy: Value = serde_json::from_str(text).unwrap();
+    policy["track"] = json!(["s*"]);
+    for chain in policy["chains"].as_array_mut().unwrap() {
+        chain["interfaces"] = json!(["s*"]);
+    }
+    change(&mut policy);
+    let path = rig.folder.write("scheduler.json", policy.to_string());
+    rig.run(&["apply", path.to_str().unwrap()]).ok();
+}
+
+fn apply(rig: &Rig, by: &str) {
+    put(
+        rig,
+        include_str!("../../examples/scheduler.json"),
+        |policy| policy["selectors"]["waits"]["wait_for_faster"]["by"] = by.into(),
+    );
 }
 
 #[test]
@@ -164,7 +220,7 @@ fn root_faster_path_for_bursts_all_for_bulk() {
     assert!(without > 0.15, "{without}");
 
     stand.apply("ecf");
-    let _daemon = Reader::start(&stand.rig, "run", &["run"]);
+    let _daemon = stand.run();
     // The first one tells it.
     wait_for("the slow path is backup", LIMIT, || {
         stand.send(BURST);
@@ -201,6 +257,118 @@ fn root_faster_path_for_bursts_all_for_bulk() {
     assert!(!raw::mptcp_fell_back(&stand.client));
 }
 
+/// Bulk is hardly slower than without the policy, though bursts keep off the slow path.
+#[test]
+fn root_faster_does_no_harm_to_bulk() {
+    let mut stand = Stand::new(Some("cubic"));
+    stand.join();
+    let (without, _) = stand.bulk("bulk, no policy");
+    stand.apply("ecf");
+    let daemon = stand.run();
+    stand.until_backup();
+    let (with, share) = stand.bulk("bulk, ecf");
+    println!("times: ratio {:.2}", with / without);
+    assert!(
+        share > 0.1 && with < HARM * without,
+        "{share}: {without} s, {with} s"
+    );
+    daemon.end();
+    assert!(!raw::mptcp_fell_back(&stand.client));
+}
+
+/// `run` is killed in the midst of bulk and of bursts: what is sent arrives, the slow path stays or
+/// becomes backup, and takes its part again when another one is there.
+#[test]
+fn root_faster_without_run_and_changed_under_way() {
+    let soon = Duration::from_millis(50);
+    let mut stand = Stand::new(None);
+    stand.join();
+    stand.apply("ecf");
+    for (what, bytes) in [("bulk", BULK), ("a burst", BURST)] {
+        let daemon = stand.run();
+        stand.until_backup();
+        let at = if bytes == BULK { 10 * soon } else { soon };
+        stand.send_while(bytes, |_| {
+            std::thread::sleep(at);
+            daemon.signal(Signal::SIGKILL);
+        });
+        drop(daemon);
+        stand.until_backup();
+        let share = stand.sends(&format!("bulk, run killed in {what}"), 1, BULK);
+        assert!(share < 0.02, "{share}");
+        let daemon = stand.run();
+        let share = stand.sends("bulk, run again", 1, BULK);
+        assert!(share > 0.04, "{share}");
+        daemon.end();
+    }
+    // Changed while it sends: another rule, none, and the first one again.
+    let _daemon = stand.run();
+    stand.until_backup();
+    for by in ["blest", "ecf"] {
+        stand.send_while(BULK, |rig| {
+            std::thread::sleep(10 * soon);
+            apply(rig, by);
+        });
+    }
+    stand.until_backup();
+    assert!(!raw::mptcp_fell_back(&stand.client));
+}
+
+/// A receiver with little room: what is under way on the slow path keeps the fast one waiting, until
+/// BLEST keeps data off it.
+#[test]
+fn root_faster_blest_with_small_buffers() {
+    let mut stand = Stand::prepared(Some("cubic"), |rig| {
+        rig.far
+            .sh("sysctl -qw net.ipv4.tcp_rmem='4096 131072 262144'");
+    });
+    stand.join();
+    let (without, _) = stand.bulk("bulk, small buffers, no policy");
+    stand.apply("blest");
+    let daemon = stand.run();
+    wait_for("the slow path is backup", LIMIT, || {
+        stand.send(BURST);
+        stand.is_backup()
+    });
+    let (with, share) = stand.bulk("bulk, small buffers, blest");
+    println!("times: ratio {:.2}", with / without);
+    assert!(
+        share < 0.1 && with < 0.8 * without,
+        "{share}: {without} s, {with} s"
+    );
+    daemon.end();
+    assert!(!raw::mptcp_fell_back(&stand.client));
+}
+
+/// The program ecf.py with its rounds of 100 ms: bursts keep off the slow path, bulk takes both.
+#[test]
+fn root_faster_by_a_program() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mut stand = Stand::new(Some("cubic"));
+    stand.join();
+    let (without, _) = stand.bulk("bulk, no policy");
+    let before = stand.sends("bursts, no policy", 5, BURST);
+    let rig = &stand.rig;
+    put(rig, include_str!("../../examples/exec/ecf.json"), |_| {});
+    let text = include_str!("../../examples/exec/ecf.py");
+    let path = rig.folder.write("ecf.py", text);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let daemon = Reader::start(rig, "run", &["run", "--exec", path.to_str().unwrap()]);
+    stand.until_backup();
+    let bursts = stand.sends("bursts, ecf.py", 10, BURST);
+    let (with, share) = stand.bulk("bulk, ecf.py");
+    println!("times: ratio {:.2}", with / without);
+    assert!(bursts < before / 2.0, "{before}, {bursts}");
+    assert!(
+        share > 0.1 && with < HARM * without,
+        "{share}: {without} s, {with} s"
+    );
+    let (_, err) = daemon.end();
+    assert!(!err.contains("Traceback"), "{err}");
+    assert!(!raw::mptcp_fell_back(&stand.client));
+}
+
 /// The figures of docs/policies.md: bursts and bulk without the policy and with it in turn, on
 /// connections of their own.
 #[test]
@@ -221,7 +389,7 @@ fn root_faster_measured() {
             let mut daemon = None;
             if with == 1 {
                 stand.apply("ecf");
-                daemon = Some(Reader::start(&stand.rig, "run", &["run"]));
+                daemon = Some(stand.run());
             }
             let what = format!("{congestion} {}", ["without", "with"][with]);
             stand.sends(&what, 2, BURST);
