@@ -17,7 +17,13 @@ use crate::rig::sh;
 use crate::rig::wait_for;
 
 const COMMANDS: u32 = 1000;
+/// What the median and the 99th percentile may be in the best of five rounds: with the time of the
+/// answer, and of this test.
+const LIMITS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(3)];
 const SUBFLOWS: u32 = 10_000;
+/// Part of a core that rounds over them may take, of a build for tests; a release build is to be
+/// below 0.2.
+const MOST: f64 = 0.3;
 /// Bytes of what way 0 has carried, in `struct emptcp_track_subflow`.
 const BYTES: usize = 48;
 
@@ -41,8 +47,7 @@ for line in sys.stdin:
     if line["more"]:
         continue
     rounds += 1
-    if rounds % 10 == 0:
-        log("round", rounds, ":", len(known), "known", sum(1 for b in known.values() if b > MANY))
+    log("round", rounds, ":", len(known), "known", sum(1 for b in known.values() if b > MANY))
 "#;
 
 /// A map, by the name of its pin.
@@ -64,34 +69,45 @@ fn root_exec_cost_of_commands() {
     ok(&client.add("marks", NONE, json!(0)));
     let marks = map(&rig, "marks");
     let key = marks.keys().next().unwrap();
-    let mut times = Vec::new();
-    for number in 1..=COMMANDS {
-        let command = json!({ "cmd": "table_add", "table": "marks", "key": NONE, "value": number, "id": number });
-        let line = command.to_string();
-        let start = Instant::now();
-        client.say(&line);
-        loop {
-            let value = marks.lookup(&key, MapFlags::ANY).unwrap().unwrap();
-            if value[..4] == number.to_ne_bytes() {
-                break;
-            }
-            assert!(start.elapsed() < LIMIT, "command {number}");
-        }
-        times.push(start.elapsed());
-        ok(&client.next());
+    // Others use the machine, too.
+    let rounds = [0, 1, 2, 3, 4].map(|round| {
+        // No look at the map again and again: that would take the CPU from who writes it.
+        let mut times: Vec<Duration> = (1..=COMMANDS)
+            .map(|number| {
+                let number = round * COMMANDS + number;
+                let command = json!({ "cmd": "table_add", "table": "marks", "key": NONE,
+                    "value": number, "id": number });
+                let line = command.to_string();
+                let start = Instant::now();
+                client.say(&line);
+                ok(&client.next());
+                let took = start.elapsed();
+                let value = marks.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+                assert_eq!(
+                    value[..4],
+                    number.to_ne_bytes(),
+                    "answered before it is there"
+                );
+                took
+            })
+            .collect();
+        times.sort();
+        let [median, p99] = [50, 99].map(|part| times[times.len() * part / 100]);
+        println!(
+            "from the line to the answer behind the value, {COMMANDS} commands: median {median:?}, \
+             p99 {p99:?}, most {:?}",
+            times[times.len() - 1]
+        );
+        [median, p99]
+    });
+    for (place, limit) in LIMITS.into_iter().enumerate() {
+        let best = rounds.iter().map(|round| round[place]).min().unwrap();
+        assert!(best < limit, "{best:?}");
     }
-    times.sort();
-    let at = |part: usize| times[times.len() * part / 100];
-    println!(
-        "from the line to the map, {COMMANDS} commands: median {:?}, p99 {:?}, most {:?}",
-        at(50),
-        at(99),
-        times[times.len() - 1]
-    );
     daemon.end();
 }
 
-/// Rounds that the program has seen, to ten.
+/// Rounds that the program has seen.
 fn rounds_of(said: &str) -> f64 {
     let mut words = said.rsplit("round ").next().unwrap().split_whitespace();
     words.next().unwrap().parse().unwrap()
@@ -162,6 +178,10 @@ fn root_exec_cost_of_many_subflows() {
             100.0 * taken[1] / time,
             1000.0 * taken[0] / told.max(1.0),
             1000.0 * taken[1] / told.max(1.0),
+        );
+        assert!(
+            taken[0] < MOST * time,
+            "{changed} change: {taken:?} of {time} s"
         );
     }
     wait_for("all are told to have changed", LIMIT, || {
