@@ -408,3 +408,59 @@ fn root_faster_measured() {
         }
     }
 }
+
+/// Nanoseconds for each packet at the server's ingress, by the kernel's own statistics, which are of
+/// all programs of the machine meanwhile.
+#[test]
+#[ignore = "a measurement, which turns kernel.bpf_stats_enabled on"]
+fn root_faster_cost() {
+    const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+    /// Gives the setting back, also when an assertion fails.
+    struct Setting(String);
+    impl Drop for Setting {
+        fn drop(&mut self) {
+            let _ = std::fs::write(STATS, &self.0);
+        }
+    }
+    let mut stand = Stand::new(Some("cubic"));
+    stand.join();
+    let _setting = Setting(std::fs::read_to_string(STATS).unwrap());
+    std::fs::write(STATS, "1").unwrap();
+    for what in ["tracked", "no selector", "blest", "ecf"] {
+        match what {
+            "tracked" | "no selector" => {
+                let text = include_str!("../../examples/scheduler.json");
+                put(&stand.rig, text, |policy| {
+                    let chains = policy["chains"].as_array_mut().unwrap();
+                    chains.remove(0);
+                    chains[0]["select"] = json!({ "mptcp": {} });
+                    if what == "tracked" {
+                        chains.clear();
+                    }
+                    policy["selectors"] = json!({});
+                });
+            }
+            by => stand.apply(by),
+        }
+        let daemon = stand.run();
+        stand.send(BULK);
+        let cost = |stand: &Stand| {
+            let status = stand.rig.status();
+            let all = status["attachments"].as_array().unwrap().iter();
+            let at = all.filter(|a| a["hook"] == "tc-ingress");
+            at.fold([0, 0], |sum, a| {
+                let id = a["program"].as_u64().unwrap();
+                let line = format!("bpftool -j prog show id {id}");
+                let program: Value = serde_json::from_str(&stand.rig.near.sh(&line)).unwrap();
+                let number = |name: &str| program[name].as_u64().unwrap_or(0);
+                [sum[0] + number("run_time_ns"), sum[1] + number("run_cnt")]
+            })
+        };
+        let before = cost(&stand);
+        stand.send(3 * BULK);
+        let after = cost(&stand);
+        let [time, count] = [0, 1].map(|n| after[n] - before[n]);
+        println!("{what}: {count} packets, {} ns each", time / count.max(1));
+        daemon.end();
+    }
+}
