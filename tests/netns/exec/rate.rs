@@ -27,6 +27,9 @@ use crate::rig::wait_for;
 /// How long the loop may take to meet a rate.
 const SETTLE: Duration = Duration::from_millis(3000);
 const MEASURE: Duration = Duration::from_millis(1500);
+/// How often it is measured, until it is right: where the machine stalls, what has queued comes at
+/// once, and the loop takes a second or two to make up for it.
+const TRIES: usize = 3;
 /// How far off it may be then, on a machine that stalls now and then. Without its correction by what
 /// arrives the loop is further off with two subflows; without its windows four times.
 const ERROR: f64 = 0.15;
@@ -72,11 +75,15 @@ fn example(rig: &Rig) -> String {
 
 /// Mbit/s of what arrives on each connection, once it has had time to settle.
 fn rates(received: &[AtomicU64]) -> Vec<f64> {
+    std::thread::sleep(SETTLE);
+    measure(received)
+}
+
+fn measure(received: &[AtomicU64]) -> Vec<f64> {
     let now = || -> Vec<u64> {
         let all = received.iter();
         all.map(|bytes| bytes.load(Ordering::Relaxed)).collect()
     };
-    std::thread::sleep(SETTLE);
     let (start, before) = (Instant::now(), now());
     std::thread::sleep(MEASURE);
     let seconds = start.elapsed().as_secs_f64();
@@ -169,17 +176,31 @@ impl Stand {
         )
     }
 
-    /// That it has held what arrives, Mbit/s, at a rate.
+    /// That it holds what arrives, on each connection and on all together, at rates of Mbit/s.
     #[track_caller]
-    fn held(&self, what: &str, measured: f64, target: f64) {
-        let error = measured / target - 1.0;
-        println!(
-            "{what}: target {target}, measured {measured:.2} Mbit/s, {:+.1} %",
-            100.0 * error
-        );
-        let said = said(&self.rig);
-        assert!(error.abs() < ERROR, "{what}: {target}: {measured}\n{said}");
-        assert!(!said.contains("Traceback"), "{said}");
+    fn held(&self, what: &str, received: &[AtomicU64], each: f64, all: f64) {
+        std::thread::sleep(SETTLE);
+        let mut wrong = Vec::new();
+        while wrong.len() < TRIES {
+            let measured = measure(received);
+            let sum: f64 = measured.iter().sum();
+            let error = sum / all - 1.0;
+            println!(
+                "{what}: target {all}, measured {measured:.2?} Mbit/s, {:+.1} %",
+                100.0 * error
+            );
+            let is_held = |rate: f64, target: f64| (rate / target - 1.0).abs() < ERROR;
+            if is_held(sum, all) && measured.iter().all(|one| is_held(*one, each)) {
+                assert!(
+                    !said(&self.rig).contains("Traceback"),
+                    "{}",
+                    said(&self.rig)
+                );
+                return;
+            }
+            wrong.push(measured);
+        }
+        panic!("{what}: {all}: {wrong:?}\n{}", said(&self.rig));
     }
 
     /// Entries in its table.
@@ -202,8 +223,8 @@ fn root_exec_example_rate() {
     stand.seen(|received| {
         for target in ["5", "2"] {
             let daemon = stand.run(&[target]);
-            let measured = rates(received)[0];
-            stand.held("a subflow", measured, target.parse().unwrap());
+            let rate = target.parse().unwrap();
+            stand.held("a subflow", received, rate, rate);
             let shown = format!("target {target}.00, measured ");
             assert!(said(&stand.rig).contains(&shown), "{}", said(&stand.rig));
             assert_eq!(stand.windows(), 1);
@@ -227,8 +248,7 @@ fn root_exec_example_rate_of_a_connection() {
     stand.seen(|received| {
         wait_for("two subflows", LIMIT, || subflows(&stand.rig.near) == 2);
         let daemon = stand.run(&["6", "connection"]);
-        let measured = rates(received)[0];
-        stand.held("a connection", measured, 6.0);
+        stand.held("a connection", received, 6.0, 6.0);
         assert_eq!(stand.windows(), 2);
         daemon.end();
     });
@@ -240,11 +260,7 @@ fn root_exec_example_rate_of_a_prefix() {
     let stand = Stand::new(1, "10.0.1.1", 2, false);
     stand.seen(|received| {
         let daemon = stand.run(&["6", "24"]);
-        let measured = rates(received);
-        stand.held("a prefix", measured.iter().sum(), 6.0);
-        for one in measured {
-            stand.held("half of it", one, 3.0);
-        }
+        stand.held("a prefix", received, 3.0, 6.0);
         daemon.end();
     });
 }
@@ -254,8 +270,7 @@ fn root_exec_example_rate_of_ipv6() {
     let stand = Stand::new(1, "fd00:0:0:1::1", 1, false);
     stand.seen(|received| {
         let daemon = stand.run(&["5", "64"]);
-        let measured = rates(received)[0];
-        stand.held("IPv6", measured, 5.0);
+        stand.held("IPv6", received, 5.0, 5.0);
         assert_eq!(stand.windows(), 1);
         daemon.end();
     });
@@ -267,8 +282,7 @@ fn root_exec_example_rate_of_uploads() {
     let stand = Stand::new(1, "10.0.1.1", 1, true);
     stand.seen(|received| {
         let daemon = stand.run(&["5"]);
-        let measured = rates(received)[0];
-        stand.held("an upload", measured, 5.0);
+        stand.held("an upload", received, 5.0, 5.0);
         daemon.end();
     });
 }
