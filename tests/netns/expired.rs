@@ -435,12 +435,17 @@ fn root_expired_and_the_endpoint_is_gone() {
 #[ignore = "a measurement of four minutes"]
 fn root_bench_held_for_so_long() {
     const HOLDS: [u64; 6] = [1, 10, 30, 100, 150, 200];
-    const LEFT: usize = 4000;
+    const FEW: usize = 8000;
+    let grown = json!({ "conn_bytes": { "min": FEW } });
+    let mut chains = chains();
+    chains[0]["select"]["all"][1]["not"] = grown.clone();
+    chains[1]["select"] = grown;
+    let chains = &chains;
     std::thread::scope(|scope| {
         for (seconds, with_run) in HOLDS.into_iter().flat_map(|s| [(s, false), (s, true)]) {
             scope.spawn(move || {
                 let rig = rig(Tc::Tcx);
-                rig.apply(&chains()).ok();
+                rig.apply(chains).ok();
                 let run = with_run.then(|| run(&rig));
                 endpoint(&rig, server_address(4));
                 let (near, far, _listener) = connect(&rig, server_address(4), PORT);
@@ -448,12 +453,11 @@ fn root_bench_held_for_so_long() {
                 wait_for("the SYN is held", LIMIT, || {
                     rig.status()["held_joins"]["waiting"] == 1
                 });
-                send(&near, &far, &fill(1, THRESHOLD - LEFT));
                 sleep(Duration::from_secs(seconds));
                 let syns = held(&rig)[0]["times"].clone();
                 let expired = rig.status()["held_joins"]["expired"] == 1;
                 let begin = Instant::now();
-                send(&near, &far, &fill(2, 2 * LEFT));
+                send(&near, &far, &fill(2, FEW));
                 while joins(&rig) == 0 && begin.elapsed() < LIMIT {
                     sleep(Duration::from_millis(1));
                 }
