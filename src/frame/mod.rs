@@ -147,7 +147,8 @@ fn made(
     }
     // Before its first DSS the receiver would take the frame for a fallback (RFC 8684, 3.7), unless the
     // frame has one. A DSS from there: the third ACK has arrived, without which it would be a RST.
-    if !seen_dss(way) && !(has_dss && seen_dss(back)) {
+    let is_known = seen_dss(way) || has_dss && seen_dss(back);
+    if !is_known {
         bail!("no DSS from {from} to {to} has been seen: the subflow may not be established yet");
     }
     let place = Place::of(way, interfaces)?;
