@@ -1,22 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-//! The policy `examples/firewall.json`, at the host itself.
+//! The policy `examples/firewall.json`, at the host itself and on a router in front of it.
 
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::time::Duration;
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use serde_json::json;
 
 use super::cgroups::Cgroups;
 use super::mptcp::Transfer;
 use super::mptcp::counter;
+use super::mptcp::subflows;
 use super::mptcp::transfer;
+use super::pair;
+use super::pair::LIMIT;
 use super::raw;
+use super::reader::Reader;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::Tc;
+use super::rig::wait_for;
+use super::ss;
+use super::tenant;
 
 /// Far is outside; all packets come by p0 and p1.
 struct Walled {
@@ -224,4 +232,228 @@ fn root_firewall_plain_tcp_by_application() {
     }
     let status = walled.rig.status();
     assert_eq!(status["reasons"], json!({}));
+}
+
+/// The example for what comes by p0 and p1, with these partners; its path.
+fn with_partners(rig: &Rig, name: &str, partners: &[&str]) -> String {
+    let text = include_str!("../../examples/firewall.json").replace("eth0", "p*");
+    let mut policy: Value = serde_json::from_str(&text).unwrap();
+    policy["tables"]["partners"]["elements"] = json!(partners);
+    let file = rig.folder.write(name, policy.to_string());
+    file.to_str().unwrap().to_owned()
+}
+
+/// Payload bytes that each subflow of a client has sent, by its own address.
+fn sent(client: &Netns) -> Vec<(String, u64)> {
+    let all = ss::sockets(client).into_iter();
+    let mut sent: Vec<_> = all
+        .map(|socket| (socket.local.clone(), socket.number("bytes_sent")))
+        .collect();
+    sent.sort();
+    sent
+}
+
+/// Stricter while connections live and `emptcp run` runs, which is killed then: what is there goes
+/// on, what is new is refused. `inside`: who is protected.
+fn changed_at_run_time(rig: &Rig, inside: &Netns, servers: [&str; 2]) {
+    let outside = &rig.far;
+    let partners = ["10.77.0.0/16", "fd77::/16"];
+    let (strict, open) = (
+        with_partners(rig, "strict.json", &["198.51.100.0/24"]),
+        with_partners(rig, "open.json", &partners),
+    );
+    let bytes = pair::fill(3, 1 << 20);
+    for (v6, server) in [false, true].into_iter().zip(servers) {
+        // At the first link, too, where servers are that are not neighbours.
+        let further = |host: u32| match v6 {
+            true => format!("fd77:0::{host}"),
+            false => format!("10.77.0.{host}"),
+        };
+        for host in [101, 102] {
+            let bits = if v6 { "/64" } else { "/24" };
+            outside.sh(&format!(
+                "ip addr add {}{bits} dev p0 {}",
+                further(host),
+                if v6 { "nodad preferred_lft 0" } else { "" }
+            ));
+        }
+        let endpoint = |host: u32| {
+            outside.sh(&format!(
+                "ip mptcp endpoint add {} id {host} subflow",
+                further(host)
+            ));
+        };
+        outside.sh("ip mptcp endpoint flush");
+        endpoint(101);
+        rig.run(&["apply", &open]).ok();
+        let daemon = Reader::start(rig, "run", &["run"]);
+        let listener = pair::listen(inside, v6, 5001);
+        let to = SocketAddr::new(server.parse().unwrap(), 5001);
+        let (client, peer) = pair::connect(outside, to, &listener);
+        let talk = || {
+            pair::send(&client, &peer, &bytes);
+            pair::send(&peer, &client, &bytes);
+        };
+        talk();
+        wait_for("a further subflow", LIMIT, || subflows(outside) == 2);
+        let (joined, refused) = (joins(inside), counter(outside, "TcpAttemptFails"));
+
+        std::thread::scope(|scope| {
+            let flows = scope.spawn(|| (0..5).for_each(|_| talk()));
+            rig.run(&["apply", &strict]).ok();
+            flows.join().unwrap();
+        });
+        endpoint(102);
+        wait_for("a join that is refused", LIMIT, || {
+            talk();
+            counter(outside, "TcpAttemptFails") > refused
+        });
+        let before = sent(outside);
+        talk();
+        talk();
+        let after = sent(outside);
+        assert_eq!(after.len(), 2, "{server}: {before:?} {after:?}");
+        for (before, after) in before.iter().zip(&after) {
+            assert!(after.1 > before.1, "{server}: {before:?} {after:?}");
+        }
+        assert_eq!(joins(inside), joined, "{server}");
+        assert!(!raw::mptcp_fell_back(&client), "{server}");
+        drop((client, peer, listener));
+
+        daemon.signal(Signal::SIGKILL);
+        drop(daemon);
+        let connect = |what: &str, so: &dyn Fn() -> bool| {
+            transfer(outside, inside, server.parse().unwrap(), || {
+                wait_for(what, LIMIT, so);
+                std::thread::sleep(Duration::from_millis(100));
+            })
+        };
+        let refused = counter(outside, "TcpAttemptFails");
+        let done = connect("both joins are refused", &|| {
+            counter(outside, "TcpAttemptFails") >= refused + 2
+        });
+        assert!(!done.fell_back, "{server}");
+        assert_eq!(done.subflows, 1, "{server}: run was killed");
+        assert_eq!(joins(inside), joined, "{server}");
+        rig.run(&["apply", &open]).ok();
+        let done = connect("partners again", &|| subflows(outside) == 3);
+        assert_eq!(done.subflows, 3, "{server}: partners again");
+        assert_eq!(rig.status()["reasons"], json!({}), "{server}");
+    }
+}
+
+#[test]
+fn root_firewall_changed_at_run_time() {
+    let walled = Walled::new();
+    changed_at_run_time(&walled.rig, &walled.rig.near, ["10.77.0.2", "fd77:0::2"]);
+}
+
+/// The firewall is on a router: all that it sees is forwarded.
+#[test]
+fn root_firewall_on_a_router_changed_at_run_time() {
+    let stand = tenant::Stand::new();
+    changed_at_run_time(&stand.rig, &stand.tenant, ["10.88.0.2", "fd88::2"]);
+}
+
+#[test]
+fn root_firewall_on_a_router() {
+    let stand = tenant::Stand::new();
+    let (rig, inside, outside) = (&stand.rig, &stand.tenant, &stand.rig.far);
+    // Not chosen as source of the first subflow.
+    outside.sh("ip addr change fd77:0::100/64 dev p0 nodad preferred_lft 0");
+    let file = with_partners(rig, "router.json", &["198.51.100.0/24"]);
+    rig.run(&["apply", &file]).ok();
+    let settle = |what: &str, so: &dyn Fn() -> bool| {
+        wait_for(what, LIMIT, so);
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    for (host, bits, far, second) in [
+        ("10.88.0.2", 32, "10.77.0.1", "10.77.0.100"),
+        ("fd88::2", 128, "fd77:0::1", "fd77:0::100"),
+    ] {
+        let prefix = format!("{host}/{bits}");
+        let inwards = |what: &str, so: &dyn Fn() -> bool| {
+            transfer(outside, inside, host.parse().unwrap(), || settle(what, so))
+        };
+        outside.sh(&format!(
+            "ip mptcp endpoint flush; ip mptcp endpoint add {second} id 9 subflow"
+        ));
+        // Who may join.
+        for (partner, subflows) in [(false, 1), (true, 2), (false, 1)] {
+            let partners = format!("{second}/{bits}");
+            if partner {
+                rig.run(&["table", "add", "partners", &partners]).ok();
+            }
+            let refused = || counter(outside, "TcpAttemptFails");
+            let (before, told) = (joins(inside), refused());
+            let done = inwards("a join, or a RST", &|| match partner {
+                true => self::subflows(outside) == 2,
+                false => refused() > told,
+            });
+            assert!(!done.fell_back, "{host}");
+            assert_eq!(done.subflows, subflows, "{host}, partner: {partner}");
+            assert_eq!(joins(inside) - before, subflows as u64 - 1, "{host}");
+            assert_eq!(refused() - told, 2 - subflows as u64, "{host}");
+            if partner {
+                rig.run(&["table", "del", "partners", &partners]).ok();
+            }
+        }
+        // Plain TCP.
+        rig.run(&["table", "add", "plain", &prefix]).ok();
+        assert!(inwards("plain", &|| true).fell_back, "{host}");
+        rig.run(&["table", "del", "plain", &prefix]).ok();
+        assert!(!inwards("not plain", &|| true).fell_back, "{host}");
+        // A private address of a server outside.
+        outside.sh(&format!(
+            "ip mptcp endpoint flush; ip mptcp endpoint add {second} id 9 signal"
+        ));
+        for (chain, subflows) in [("enable", 1), ("disable", 2)] {
+            rig.run(&["chain", chain, "no-private-addresses"]).ok();
+            let told = counter(inside, "MPTcpExtAddAddr");
+            let done = transfer(inside, outside, far.parse().unwrap(), || {
+                settle("what is announced", &|| self::subflows(inside) == subflows);
+            });
+            assert!(!done.fell_back, "{far}");
+            assert_eq!(done.subflows, subflows, "{far}, {chain}");
+            let told = counter(inside, "MPTcpExtAddAddr") - told;
+            assert_eq!(told > 0, subflows > 1, "{far}, {chain}");
+        }
+        rig.run(&["chain", "enable", "no-private-addresses"]).ok();
+    }
+    for netns in [inside, outside] {
+        assert_eq!(counter(netns, "TcpInCsumErrors"), 0);
+    }
+    assert_eq!(rig.status()["reasons"], json!({}));
+}
+
+/// Those that are opened at once: as many as there may be, and no more.
+#[test]
+fn root_firewall_few_subflows_at_once() {
+    let walled = Walled::new();
+    let (near, far) = (&walled.rig.near, &walled.rig.far);
+    walled.table("add", "partners", "10.77.0.0/16");
+    far.sh("ip mptcp limits set subflow 8 add_addr_accepted 8");
+    near.sh("ip mptcp limits set subflow 8 add_addr_accepted 8");
+    for host in 101..106 {
+        far.sh(&format!(
+            "ip addr add 10.77.0.{host}/24 dev p0 && \
+             ip mptcp endpoint add 10.77.0.{host} id {host} subflow"
+        ));
+    }
+    let policy = walled.rig.run(&["show", "--json"]).ok().out;
+    for (limit, subflows) in [(8, 6), (4, 4), (2, 2)] {
+        let limited = policy.replace("\"min\": 8", &format!("\"min\": {limit}"));
+        let file = walled.rig.folder.write("limited.json", limited);
+        walled.rig.run(&["apply", file.to_str().unwrap()]).ok();
+        let before = joins(near);
+        let done = transfer(far, near, "10.77.0.2".parse().unwrap(), || {
+            wait_for("as many as there may be", LIMIT, || {
+                self::subflows(far) >= subflows
+            });
+            std::thread::sleep(Duration::from_millis(100));
+        });
+        assert!(!done.fell_back);
+        assert_eq!(done.subflows, subflows, "limit {limit}");
+        assert_eq!(joins(near) - before, subflows as u64 - 1, "limit {limit}");
+    }
 }
