@@ -167,3 +167,78 @@ fn root_quota_rejects_joins() {
     });
     assert!(!connection.fell_back());
 }
+
+/// The file as it is, on a link that has the name which it gives. Then with other numbers: nobody
+/// waits for a day.
+#[test]
+fn root_quota_example() {
+    let ends = Ends::new();
+    // The addresses of IPv4 stay.
+    (ends.0.near).sh("ip link set p1 down && ip link set p1 name wwan0 && ip link set wwan0 up");
+    (ends.0.far).sh("sysctl -qw net.ipv4.tcp_keepalive_time=1 net.ipv4.tcp_keepalive_intvl=1");
+    let text = include_str!("../../examples/quota.json");
+    let apply = |text: &str| {
+        let path = ends.0.folder.write("quota.json", text);
+        ends.0.run(&["apply", path.to_str().unwrap()]).ok();
+    };
+    apply(text);
+    let mut connection = ends.connect(false);
+    connection.probe_idle();
+    let received = || counter(&ends.0.far, "MPTcpExtMPPrioRx");
+    let before = received();
+    let start = ends.sent(Sender::Far, 1);
+    let carried = || ends.sent(Sender::Far, 1) - start;
+    let day: u64 = 200 << 20;
+    let mut early = 0;
+    wait_for("MP_PRIO behind 200 MiB", 4 * LIMIT, || {
+        connection.send(Sender::Far, 8 * SIZE);
+        let told = received() > before;
+        if !told {
+            early = carried();
+        }
+        told
+    });
+    let at = carried();
+    println!("{early} bytes before it was backup, {at} then");
+    assert!(at >= day, "{at}");
+    // What comes by between two looks.
+    assert!(early < day + day / 8, "{early}");
+    let share = |connection: &mut super::grow::Connection| {
+        std::thread::sleep(Duration::from_millis(20));
+        let start = ends.sent(Sender::Far, 1);
+        connection.send(Sender::Far, 4 * SIZE);
+        (ends.sent(Sender::Far, 1) - start) as f64 / (4 * SIZE) as f64
+    };
+    let left = share(&mut connection);
+    assert!(left < 0.01, "{left}");
+
+    // Another period, of which nothing is used up.
+    let short = text
+        .replace("24h", &format!("{}s", PERIOD.as_secs()))
+        .replace("200MiB", "16MiB");
+    apply(&short);
+    let back = |connection: &mut super::grow::Connection, number: u64| {
+        wait_for("the way back", 2 * PERIOD, || {
+            connection.send(Sender::Far, 4096);
+            std::thread::sleep(Duration::from_millis(20));
+            received() == before + number
+        });
+    };
+    back(&mut connection, 2);
+    let used = share(&mut connection);
+    assert!(used > 0.1, "{used}");
+    wait_for("used up anew", LIMIT, || {
+        connection.send(Sender::Far, SIZE);
+        received() == before + 3
+    });
+    let begun = period();
+    let left = share(&mut connection);
+    assert_eq!(period(), begun, "slower than a period");
+    assert!(left < 0.01, "{left}");
+    back(&mut connection, 4);
+    assert!(period() > begun);
+    let used = share(&mut connection);
+    assert!(used > 0.1, "{used}");
+    assert!(!connection.fell_back());
+    assert_eq!(subflows(&ends.0.near), 2);
+}
