@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use serde_json::json;
 
@@ -17,6 +18,7 @@ use super::pair::fill;
 use super::pair::listen;
 use super::pair::send;
 use super::raw;
+use super::reader::Reader;
 use super::rig::Netns;
 use super::rig::Rig;
 use super::rig::Tc;
@@ -333,6 +335,59 @@ fn root_disjoint_links_beside_a_path_manager() {
         assert!(stand.rig.matched("restore_addr") >= 1);
         assert!(stand.rig.matched("reject_join") >= 2);
         send(&client, &server, &bytes);
+        assert!(!raw::mptcp_fell_back(&client));
+        assert_eq!(stand.rig.status()["reasons"], json!({}));
+        stand.rig.run(&["delete"]).ok();
+    }
+}
+
+/// Links that are declared otherwise while connections live, and `emptcp run` that is killed: what is
+/// there stays, the next announcement meets the links of then.
+#[test]
+fn root_disjoint_links_changed_at_run_time() {
+    let stand = Stand::new();
+    let far = &stand.rig.far;
+    for v6 in [false, true] {
+        let of = |link, host| address(v6, link, host);
+        let announce = |link: u32, host: u32, id: u32| {
+            endpoint(far, &format!("add {} id {id} signal", of(link, host)));
+        };
+        let port = 5001 + 10 * u16::from(v6);
+        endpoint(far, "flush");
+        announce(1, 1, 10);
+        let declared = links(v6, 0);
+        stand.apply(&declared);
+        let daemon = Reader::start(&stand.rig, "run", &["run"]);
+        let (client, server, _listener) = stand.connect(v6, port);
+        stand.assert_joined("as declared", v6, port, 1, &[of(1, 1)]);
+
+        let bits = if v6 { 128 } else { 32 };
+        let mut other = declared.clone();
+        other[format!("{}/{bits}", of(1, 100))] = json!(9);
+        let bytes = fill(2, 1 << 20);
+        std::thread::scope(|scope| {
+            let flows = scope.spawn(|| {
+                for _ in 0..5 {
+                    send(&server, &client, &bytes);
+                }
+            });
+            stand.apply(&other);
+            flows.join().unwrap();
+        });
+        announce(1, 100, 11);
+        let both = [of(1, 1), of(1, 100)];
+        stand.assert_joined("a link of its own", v6, port, 1, &both);
+
+        daemon.signal(Signal::SIGKILL);
+        drop(daemon);
+        announce(1, 101, 12);
+        stand.assert_joined("run was killed", v6, port, 1, &both);
+        // Those that share a link now stay.
+        stand.apply(&declared);
+        stand.talk(&client, &server);
+        announce(0, 100, 9);
+        stand.assert_joined("as before", v6, port, 1, &both);
+        stand.talk(&client, &server);
         assert!(!raw::mptcp_fell_back(&client));
         assert_eq!(stand.rig.status()["reasons"], json!({}));
         stand.rig.run(&["delete"]).ok();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use emptcp_lab::Lab;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use serde_json::json;
 
@@ -17,6 +18,7 @@ use super::mptcp::counter;
 use super::mptcp::subflows;
 use super::pair;
 use super::raw;
+use super::reader::Reader;
 use super::rig::Rig;
 use super::rig::Tc;
 use super::rig::wait_for;
@@ -226,4 +228,57 @@ fn root_paths_at_most_four() {
         assert!(!raw::mptcp_fell_back(&near));
     }
     drop(lab);
+}
+
+/// `emptcp run` is killed, and the threshold changed, while a connection lives: it is the policy of
+/// then that opens the second subflow, once.
+#[test]
+fn root_paths_changed_at_run_time() {
+    let rig = Rig::new(2, Tc::Tcx);
+    for netns in [&rig.near, &rig.far] {
+        netns.sh(
+            "sysctl -qw net.mptcp.enabled=1 && ip mptcp limits set subflow 4 add_addr_accepted 4",
+        );
+    }
+    rig.far.sh("ip mptcp endpoint add 10.77.1.1 id 9 signal");
+    // Its age says nothing here, however long this takes.
+    let apply = |least: &str| {
+        let text = include_str!("../../examples/path-manager.json")
+            .replace("eth*", "p0")
+            .replace("wlan*", "p1")
+            .replace("\"5s\"", "\"1h\"")
+            .replace("220KiB", least);
+        let file = rig.folder.write("paths.json", text);
+        rig.run(&["apply", file.to_str().unwrap()]).ok();
+    };
+    apply("220KiB");
+    let daemon = Reader::start(&rig, "run", &["run"]);
+    let listener = pair::listen(&rig.far, false, 5001);
+    let to = SocketAddr::new("10.77.0.1".parse().unwrap(), 5001);
+    let (near, far) = pair::connect(&rig.near, to, &listener);
+    let bytes = pair::fill(1, 100 << 10);
+    let joins = || counter(&rig.far, "MPTcpExtMPJoinSynRx");
+    let talk = || {
+        pair::send(&near, &far, &bytes);
+        pair::send(&far, &near, &bytes);
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    talk();
+    daemon.signal(Signal::SIGKILL);
+    drop(daemon);
+    // 400 KiB in all are much, and are not.
+    apply("1GiB");
+    talk();
+    assert_eq!(joins(), 0);
+    apply("220KiB");
+    wait_for("the second subflow", pair::LIMIT, || {
+        talk();
+        joins() == 1
+    });
+    wait_for("it is open", pair::LIMIT, || subflows(&rig.near) == 2);
+    apply("1GiB");
+    talk();
+    assert_eq!((joins(), subflows(&rig.near)), (1, 2));
+    assert!(!raw::mptcp_fell_back(&near));
+    assert_eq!(rig.status()["reasons"], json!({}));
 }
