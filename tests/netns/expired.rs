@@ -2,6 +2,7 @@
 //! A SYN of a further subflow was held until the client gave up, and its connection passes the
 //! threshold behind that: `emptcp run` asks the path manager of the client for the subflow again.
 
+use std::net::IpAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::process::Stdio;
@@ -254,19 +255,24 @@ fn root_expired_while_others_wait() {
     assert_eq!(said.len(), 2, "{said:?}");
 }
 
-/// The path manager of the connection is in user space, and opened the subflow itself.
-#[test]
-fn root_expired_and_asked_for_in_user_space() {
-    let rig = impatient(&chains());
+/// A connection whose path manager is in user space and opened a subflow, which was held for too long.
+fn expire_in_user_space(rig: &Rig, version: u8) -> (TcpStream, TcpStream, TcpListener) {
     rig.near.sh("sysctl -qw net.mptcp.pm_type=1");
-    let run = run(&rig);
-    let (near, far, _listener) = connect(&rig, server_address(4), PORT);
-    send(&near, &far, &fill(1, 1000));
+    let connection = connect(rig, server_address(version), PORT);
+    send(&connection.0, &connection.1, &fill(1, 1000));
     let connections = rig.run(&["--json", "connections"]).ok().json();
     let token = connections[0]["client_token"].as_str().unwrap();
     let token = u32::from_str_radix(token.trim_start_matches("0x"), 16).unwrap();
-    rig.near.within(|| create_subflow(token));
-    wait_until_expired(&rig);
+    rig.near.within(|| create_subflow(token, version));
+    wait_until_expired(rig);
+    connection
+}
+
+/// The path manager of the connection is in user space, and opened the subflow itself.
+fn by_user_space(version: u8) {
+    let rig = impatient(&chains());
+    let run = run(&rig);
+    let (near, far, _listener) = expire_in_user_space(&rig, version);
     pass(&near, &far);
     wait_for("the second subflow", LIMIT, || joins(&rig) == 1);
     assert_eq!(states(&rig), ["asked"]);
@@ -276,7 +282,7 @@ fn root_expired_and_asked_for_in_user_space() {
     let joined = joined.find(|s| s["kind"] == "joined").unwrap();
     assert_eq!(
         (&joined["from"]["address"], &joined["from"]["address_id"]),
-        (&json!("10.77.1.2"), &json!(7)),
+        (&json!(own_address(version)), &json!(7)),
         "{joined}"
     );
     assert_eq!(counter(&rig.far, "MPTcpExtMPJoinSynBackupRx"), 1);
@@ -284,9 +290,69 @@ fn root_expired_and_asked_for_in_user_space() {
     assert_eq!(said.len(), 1, "{said:?}");
 }
 
+#[test]
+fn root_expired_and_asked_for_in_user_space() {
+    by_user_space(4);
+}
+
+#[test]
+fn root_expired_and_asked_for_in_user_space_of_ipv6() {
+    by_user_space(6);
+}
+
+/// The kernel cannot open the subflow: the address has gone meanwhile. That is told once, and the
+/// connection goes on.
+#[test]
+fn root_expired_and_the_kernel_refuses() {
+    for version in [4, 6] {
+        let rig = impatient(&chains());
+        let run = run(&rig);
+        let (near, far, _listener) = expire_in_user_space(&rig, version);
+        let monitor = Reader::start(&rig, "monitor", &["--json", "monitor", "held_join"]);
+        let prefix = if version == 4 { 24 } else { 64 };
+        rig.near.sh(&format!(
+            "ip addr del {}/{prefix} dev p1",
+            own_address(version)
+        ));
+        pass(&near, &far);
+        wait_for("the look at it", LIMIT, || states(&rig) == ["refused"]);
+        assert_eq!(
+            rig.status()["held_joins"],
+            json!({ "waiting": 0, "expired": 1, "asked": 0, "left": { "refused": 1 } })
+        );
+        let told = || {
+            let out = monitor.out();
+            let lines = out
+                .lines()
+                .map(|l| serde_json::from_str::<Value>(l).unwrap());
+            lines.map(|e| e["event"].clone()).collect::<Vec<_>>()
+        };
+        wait_for("that is told", LIMIT, || told().contains(&json!("refused")));
+        is_whole(&near, &far);
+        sleep(A_WHILE);
+        // Nobody asks again.
+        assert_eq!((joins(&rig), states(&rig)), (0, vec!["refused".to_owned()]));
+        let told = told();
+        assert_eq!(told.iter().filter(|e| **e == "refused").count(), 1);
+        drop(monitor);
+        let said = said(run);
+        println!("IPv{version}: {said:?}");
+        let why = std::io::Error::from_raw_os_error(libc::EADDRNOTAVAIL).to_string();
+        assert!(said.len() == 1 && said[0].contains(&why), "{said:?}");
+    }
+}
+
+/// The second address of the client.
+fn own_address(version: u8) -> &'static str {
+    match version {
+        4 => "10.77.1.2",
+        _ => "fd77:1::2",
+    }
+}
+
 /// As a path manager in user space does: `MPTCP_PM_CMD_SUBFLOW_CREATE`, of a backup subflow with the
 /// id 7 from the second link.
-fn create_subflow(token: u32) {
+fn create_subflow(token: u32, version: u8) {
     let attribute = |kind: u16, value: &[u8]| {
         let mut bytes = (4 + value.len() as u16).to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
@@ -315,13 +381,24 @@ fn create_subflow(token: u32) {
     // Behind the name.
     let at = 20 + 4 + 12 + 4;
     let family = u16::from_ne_bytes(answer[at..at + 2].try_into().unwrap());
-    let end =
-        |address: [u8; 4]| [attribute(1, &2_u16.to_ne_bytes()), attribute(3, &address)].concat();
-    let mut local = end([10, 77, 1, 2]);
+    // AF_INET, and MPTCP_PM_ADDR_ATTR_ADDR4; or those of IPv6.
+    let end = |address: IpAddr| match address {
+        IpAddr::V4(address) => [
+            attribute(1, &2_u16.to_ne_bytes()),
+            attribute(3, &address.octets()),
+        ]
+        .concat(),
+        IpAddr::V6(address) => [
+            attribute(1, &10_u16.to_ne_bytes()),
+            attribute(4, &address.octets()),
+        ]
+        .concat(),
+    };
+    let mut local = end(own_address(version).parse().unwrap());
     local.extend(attribute(2, &[7]));
     // MPTCP_PM_ADDR_FLAG_SUBFLOW, _BACKUP.
     local.extend(attribute(6, &6_u32.to_ne_bytes()));
-    let mut remote = end([10, 77, 0, 1]);
+    let mut remote = end(server_address(version));
     remote.extend(attribute(5, &PORT.to_ne_bytes()));
     let attributes = [
         attribute(4, &token.to_ne_bytes()),
