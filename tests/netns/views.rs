@@ -6,8 +6,13 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
+use emptcp_lab::Lab;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use serde_json::Value;
 use serde_json::json;
 
@@ -613,4 +618,155 @@ fn root_what_fits_is_taken_over() {
     assert!(ran.err.contains("no room for 1 subflows"), "{}", ran.err);
     assert_eq!(view(&rig, "subflows").as_array().unwrap().len(), 1);
     assert_eq!(view(&rig, "connections")[0]["subflows"], 1);
+}
+
+/// Round-trip times of the two paths of the lab, in milliseconds.
+const PATHS: [u32; 2] = [20, 60];
+
+/// Two paths that lose 1 %, in each direction.
+fn lossy() -> Lab {
+    let path = |n: usize| {
+        let delay = format!("{}ms", PATHS[n] / 2);
+        json!({ "name": format!("path{n}"), "rate": "50Mbit", "delay": delay, "loss": 0.01,
+            "seed": n + 1, "queue": "128KiB",
+            "a": { "host": "client", "dev": format!("p{n}"), "addresses":
+                [format!("10.77.{n}.1/24"), format!("fd77:{n}::1/64")],
+                "gateways": [format!("10.77.{n}.2"), format!("fd77:{n}::2")] },
+            "b": { "host": "server", "dev": format!("p{n}"), "addresses":
+                [format!("10.77.{n}.2/24"), format!("fd77:{n}::2/64")] } })
+    };
+    let host = json!({ "mptcp": { "limits": { "subflows": 4, "add_addr_accepted": 4 } } });
+    let text = json!({ "version": 1, "hosts": { "client": host, "server": host },
+        "links": [path(0), path(1)] });
+    Lab::from_json(&text.to_string()).unwrap()
+}
+
+/// Segments that a kernel has sent again, as it tells; and the time that packets take there and back,
+/// as it measures it.
+#[test]
+fn root_views_under_loss() {
+    for (address, second) in ADDRESSES {
+        let lab = lossy();
+        let rig = Rig::in_lab(&lab, "server", "client");
+        rig.near
+            .sh(&format!("ip mptcp endpoint add {second} signal"));
+        track(&rig).ok();
+        let connection = Connection::new(&rig.far, &rig.near, address.parse().unwrap());
+        super::raw::set_congestion(&connection.server, "cubic");
+        connection.carry(1000, 1000);
+        two_subflows(&rig.near);
+        let mut again = 0;
+        for _ in 0..6 {
+            connection.carry(1000, 2 << 20);
+            let (views, near, _) = at_rest(&rig);
+            let views = views.as_array().unwrap();
+            assert_eq!(views.len(), 2, "{views:#?}");
+            let text = rig.run(&["subflows", "-i"]).ok().out;
+            let mut lines = text.lines();
+            let header = lines.next().unwrap();
+            let behind = header.split_whitespace().rev();
+            // OWN TOKEN is two words.
+            let column = behind.skip(2).position(|w| w == "RETRANS").unwrap();
+            for (index, v) in views.iter().enumerate() {
+                let (from, to) = (&v["from"], &v["to"]);
+                let is = |s: &&Socket| s.local == place(to) && s.remote == place(from);
+                let socket = near.iter().find(is).unwrap();
+                let retrans = socket.field("retrans").unwrap_or("0/0");
+                let resent: u64 = retrans.split_once('/').unwrap().1.parse().unwrap();
+                assert_eq!(to["kernel"]["retransmits"], resent, "{v:#}\n{socket:#?}");
+                let line = lines.next().unwrap();
+                let cell = line.split_whitespace().rev().nth(1 + column).unwrap();
+                assert_eq!(cell, resent.to_string(), "{text}");
+                let bytes = to["retransmitted_bytes"].as_u64().unwrap();
+                assert_eq!(bytes > 0, resent > 0, "{v:#}\n{socket:#?}");
+                again += resent;
+                let rtt = socket.field("rtt").unwrap().split_once('/').unwrap().0;
+                let (rtt, base) = (rtt.parse::<f64>().unwrap(), f64::from(PATHS[index]));
+                let srtt = to["srtt_us"].as_f64().unwrap() / 1000.0;
+                println!("{address}, path {index}: srtt {srtt}, kernel {rtt}; {resent} again");
+                assert!((srtt / rtt - 1.0).abs() < 0.35, "{srtt}, kernel {rtt}");
+                let least = to["min_rtt_us"].as_f64().unwrap() / 1000.0;
+                assert!(least > base * 0.97 && least < base * 1.25, "{v:#}");
+                // From the server's interface to the server there is no path.
+                let here = from["srtt_us"].as_f64().unwrap() / 1000.0;
+                assert!(here < base / 4.0, "{v:#}");
+            }
+        }
+        assert!(again > 10, "nothing was lost");
+        drop(connection);
+        // First: the namespaces are its.
+        drop(lab);
+    }
+}
+
+/// `-w` shows what comes and goes until a signal ends it.
+#[test]
+fn root_views_are_shown_again() {
+    let rig = rig();
+    rig.near.sh("ip mptcp endpoint add 10.77.1.2 signal");
+    track(&rig).ok();
+    for (verb, signal, count) in [
+        ("subflows", Signal::SIGINT, 2),
+        ("connections", Signal::SIGTERM, 1),
+    ] {
+        let start = |json: &[&str], name: &str| {
+            let out = rig.folder.write(name, "");
+            let mut command = rig.emptcp(&[json, &[verb, "-w", "1"]].concat());
+            command.stdout(std::fs::File::create(&out).unwrap());
+            (Killed(command.spawn().unwrap()), out)
+        };
+        let shown = [start(&["--json"], "json"), start(&[], "text")];
+        let read = |n: usize| std::fs::read_to_string(&shown[n].1).unwrap();
+        // A line each time; one header and a row for each.
+        let last = || {
+            let text = read(0);
+            let line = text.lines().last().unwrap_or("null");
+            serde_json::from_str::<Value>(line).unwrap_or_default()
+        };
+        let rows = || {
+            let text = read(1);
+            let all: Vec<_> = text.lines().collect();
+            let header = all.iter().rposition(|line| line.starts_with("TOKEN"));
+            header.map(|at| all.len() - at - 1)
+        };
+        wait_for("nothing", LIMIT, || {
+            last() == json!([]) && rows() == Some(0)
+        });
+        let connection = Connection::new(&rig.far, &rig.near, "10.77.0.2".parse().unwrap());
+        connection.carry(1000, 1000);
+        two_subflows(&rig.near);
+        let all = || last().as_array().map(Vec::len);
+        wait_for("they are shown", LIMIT, || {
+            all() == Some(count) && rows() == Some(count)
+        });
+        // Figures grow.
+        let bytes = || match verb {
+            "subflows" => {
+                let all = last();
+                let all = all.as_array().unwrap().iter();
+                all.map(|v| v["to"]["bytes"].as_u64().unwrap()).sum()
+            }
+            _ => last()[0]["bytes_down"].as_u64().unwrap(),
+        };
+        let before: u64 = bytes();
+        connection.carry(1000, 1 << 20);
+        wait_for("more bytes", LIMIT, || bytes() >= before + (1 << 20));
+        drop(connection);
+        wait_for("they are gone", LIMIT, || {
+            last() == json!([]) && rows() == Some(0)
+        });
+        for (mut child, _) in shown {
+            kill(Pid::from_raw(child.0.id() as i32), signal).unwrap();
+            let mut status = None;
+            wait_for("its end", Duration::from_millis(500), || {
+                status = child.0.try_wait().unwrap();
+                status.is_some()
+            });
+            assert_eq!(status.unwrap().signal(), Some(signal as i32));
+        }
+        let lines = std::fs::read_to_string(rig.folder.0.join("json")).unwrap();
+        for line in lines.lines() {
+            serde_json::from_str::<Value>(line).unwrap();
+        }
+    }
 }
