@@ -40,6 +40,7 @@ static __always_inline int conn_bytes_match(struct emptcp_ctx *ctx, const struct
 	return bytes >= p->min && bytes <= p->max;
 }
 
-EMPTCP_SELECTOR(conn_bytes, EMPTCP_HOOKS_ALL, "5.10", EMPTCP_IMPURE "," EMPTCP_TRACKED "," EMPTCP_TOTALS,
+EMPTCP_SELECTOR(conn_bytes, EMPTCP_HOOKS_ALL, "5.10",
+		EMPTCP_IMPURE "," EMPTCP_TRACKED "," EMPTCP_TOTALS,
 		"Payload that the connection has carried, this packet's too, without what was sent "
 		"again, is in a range");
