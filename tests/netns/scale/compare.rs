@@ -239,6 +239,16 @@ pub(super) fn assert_counted(rig: &Rig, aborted: usize, (out, err): &(String, St
     }
     println!("{told:#?}");
     let counters = [&rig.near, &rig.far].map(counters);
+    // Which of the ways a handshake ends there were, where a number differs.
+    for (end, all) in ["server", "client"].iter().zip(&counters) {
+        let tells = |name: &str| {
+            ["MPJoin", "MPRst", "SubflowStale"]
+                .iter()
+                .any(|w| name.contains(w))
+        };
+        let all: Vec<_> = all.iter().filter(|(name, _)| tells(name)).collect();
+        println!("{end}: {all:?}");
+    }
     let of = |end: usize, name: &str| {
         let name = format!("MPTcpExt{name}");
         counters[end].get(&name).copied().unwrap_or(0)
