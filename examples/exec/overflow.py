@@ -76,7 +76,8 @@ def main(costly, queue, rate):
         if used != overflow.used:
             print("in use" if overflow.used else "backup", file=sys.stderr, flush=True)
         for key in wanted ^ told:
-            say(id=key, cmd="prio", table="costly", subflow=key, value=False if key in wanted else None)
+            value = False if key in wanted else None
+            say(id=key, cmd="prio", table="costly", subflow=key, value=value)
 
 
 if __name__ == "__main__":
