@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 use std::time::Instant;
 
+use emptcp_lab::Lab;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use serde_json::json;
@@ -429,22 +430,27 @@ fn root_firewall_on_a_router() {
 /// Those that are opened at once: as many as there may be, and no more.
 #[test]
 fn root_firewall_few_subflows_at_once() {
-    let walled = Walled::new();
-    let (near, far) = (&walled.rig.near, &walled.rig.far);
-    walled.table("add", "partners", "10.77.0.0/16");
-    far.sh("ip mptcp limits set subflow 8 add_addr_accepted 8");
-    near.sh("ip mptcp limits set subflow 8 add_addr_accepted 8");
+    // With a round trip of 20 ms: else one is open before the next one begins.
+    let limits = json!({ "subflows": 8, "add_addr_accepted": 8 });
+    let host = json!({ "mptcp": { "limits": limits } });
+    let text = json!({ "version": 1, "hosts": { "client": host, "server": host }, "links": [
+        { "name": "path", "rate": "50Mbit", "delay": "10ms",
+          "a": { "host": "client", "dev": "p0", "addresses": ["10.77.0.1/24"] },
+          "b": { "host": "server", "dev": "p0", "addresses": ["10.77.0.2/24"] } }] });
+    let lab = Lab::from_json(&text.to_string()).unwrap();
+    let rig = Rig::in_lab(&lab, "server", "client");
+    let (near, far) = (&rig.near, &rig.far);
     for host in 101..106 {
         far.sh(&format!(
             "ip addr add 10.77.0.{host}/24 dev p0 && \
              ip mptcp endpoint add 10.77.0.{host} id {host} subflow"
         ));
     }
-    let policy = walled.rig.run(&["show", "--json"]).ok().out;
+    let policy = std::fs::read_to_string(with_partners(&rig, "a.json", &["10.77.0.0/16"])).unwrap();
     for (limit, subflows) in [(8, 6), (4, 4), (2, 2)] {
-        let limited = policy.replace("\"min\": 8", &format!("\"min\": {limit}"));
-        let file = walled.rig.folder.write("limited.json", limited);
-        walled.rig.run(&["apply", file.to_str().unwrap()]).ok();
+        let limited = policy.replace("\"min\":8", &format!("\"min\":{limit}"));
+        let file = rig.folder.write("limited.json", limited);
+        rig.run(&["apply", file.to_str().unwrap()]).ok();
         let before = joins(near);
         let done = transfer(far, near, "10.77.0.2".parse().unwrap(), || {
             wait_for("as many as there may be", LIMIT, || {
@@ -456,4 +462,6 @@ fn root_firewall_few_subflows_at_once() {
         assert_eq!(done.subflows, subflows, "limit {limit}");
         assert_eq!(joins(near) - before, subflows as u64 - 1, "limit {limit}");
     }
+    // Before the rig, which finds the namespaces gone.
+    drop(lab);
 }
