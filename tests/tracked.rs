@@ -665,8 +665,9 @@ fn root_bench_tracker() {
         true => &[(1, 1), (500, 1), (500, 0)],
         false => &[(1, 1), (10_000, 1), (10_000, 0), (100_000, 1)],
     };
-    for &(connections, version) in loads {
-        let s = Subject::new(Hook::TcIngress, Family::Ip4, Some(262_144));
+    let kinds = [false, true].map(|totals| loads.iter().map(move |load| (*load, totals)));
+    for ((connections, version), totals) in kinds.into_iter().flatten() {
+        let s = Subject::with(Hook::TcIngress, Family::Ip4, Some(262_144), totals);
         let empty = memory_of_maps();
         let run = |loaded: &Loaded, packet: &[u8], n: u32, back: bool| {
             let packet = of_connection(packet, n, back);
@@ -731,7 +732,7 @@ fn root_bench_tracker() {
         let (tracked, untracked) = (time(&s.loaded), time(&plain));
         let [syn, synack, ack] = handshakes.map(median);
         eprintln!(
-            "version {version}, tracked connections: {tied}, {} bytes each; data {tracked} ns (untracked {untracked} ns); \
+            "version {version}, totals {totals}, tracked connections: {tied}, {} bytes each; data {tracked} ns (untracked {untracked} ns); \
              SYN {syn}, SYN/ACK {synack}, third ACK with both hashes {ack} ns",
             used / u64::from(connections)
         );
