@@ -363,11 +363,49 @@ fn root_held_for_a_client_that_gave_up() {
 /// `release_join` waits for.
 #[test]
 fn root_held_until_a_change_while_idle() {
-    let rig = rig(Tc::Tcx);
+    until_a_change_while_idle(|rig| Reader::start(rig, "run", &["run"]));
+}
+
+/// With no more than what its unit of systemd leaves it.
+#[test]
+fn root_held_until_a_change_for_the_unit() {
+    let unit = include_str!("../../packaging/emptcp-run.service.in");
+    let setting = |name: &str| {
+        let mut lines = unit.lines().filter_map(|line| line.split_once('='));
+        lines.find(|(key, _)| *key == name).unwrap().1
+    };
+    assert_eq!(setting("NoNewPrivileges"), "yes");
+    let mut set = "-all".to_owned();
+    for capability in setting("CapabilityBoundingSet").split(' ') {
+        set += &capability.to_lowercase().replace("cap_", ",+");
+    }
+    until_a_change_while_idle(|rig| {
+        rig.under = ["setpriv", "--no-new-privs", "--bounding-set", &set]
+            .map(str::to_owned)
+            .into();
+        let run = Reader::start(rig, "run", &["run"]);
+        rig.under.clear();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", run.child.0.id()));
+        let status = status.unwrap();
+        let effective = status
+            .lines()
+            .find_map(|l| l.strip_prefix("CapEff:\t"))
+            .unwrap();
+        assert_eq!(
+            u64::from_str_radix(effective, 16).unwrap().count_ones(),
+            4,
+            "{effective}"
+        );
+        run
+    });
+}
+
+fn until_a_change_while_idle(run: impl Fn(&mut Rig) -> Reader) {
+    let mut rig = rig(Tc::Tcx);
     // Retries after 1, 3, 7 s: a second long enough for one that comes by itself to be told apart.
     rig.near.sh("sysctl -qw net.ipv4.tcp_syn_linear_timeouts=0");
     rig.apply(&chains()).ok();
-    let _run = Reader::start(&rig, "run", &["run"]);
+    let _run = run(&mut rig);
     let address = server_address(4);
     endpoint(&rig, address);
     let (near, far, _listener) = connect(&rig, address, PORT);

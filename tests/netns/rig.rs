@@ -298,6 +298,8 @@ pub(crate) struct Rig {
     pub(crate) folder: TempDir,
     pub(crate) tc: Tc,
     pub(crate) modules: Option<PathBuf>,
+    /// A command that emptcp is run by: words in front of its own.
+    pub(crate) under: Vec<String>,
     /// Calls of one run, where they are not those that the kernel makes; each step costs one.
     pub(crate) calls: Option<u32>,
 }
@@ -313,6 +315,7 @@ impl Rig {
             folder: TempDir::new(),
             tc,
             modules: None,
+            under: Vec::new(),
             calls: None,
         };
         for link in 0..links {
@@ -335,6 +338,7 @@ impl Rig {
             folder: TempDir::new(),
             tc: Tc::Tcx,
             modules: None,
+            under: Vec::new(),
             calls: None,
         }
     }
@@ -369,7 +373,12 @@ impl Rig {
     }
 
     pub(crate) fn emptcp_in(&self, netns: &Netns, args: &[&str]) -> Command {
-        let mut command = netns.command(env!("CARGO_BIN_EXE_emptcp"));
+        let mut words = self.under.iter().map(String::as_str);
+        let emptcp = env!("CARGO_BIN_EXE_emptcp");
+        let mut command = netns.command(words.next().unwrap_or(emptcp));
+        if !self.under.is_empty() {
+            command.args(words).arg(emptcp);
+        }
         if let Some(modules) = &self.modules {
             command.arg("--modules").arg(modules);
         }

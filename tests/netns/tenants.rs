@@ -397,34 +397,77 @@ const UPLOAD: usize = 10 << 20;
 /// Bytes that a token bucket passes at once: what the rate carries in 250 ms.
 const BURST: f64 = RATE / 32.0;
 
+/// A tenant sends so many bytes over two subflows; how long that took.
+fn upload([tenant, server]: [&Netns; 2], to: SocketAddr, count: usize) -> Duration {
+    let listener = pair::listen(server, to.is_ipv6(), to.port());
+    let (client, server) = pair::connect(tenant, to, &listener);
+    // BBR takes losses for nothing.
+    raw::set_congestion(&client, "cubic");
+    pair::send(&client, &server, &pair::fill(1, 4096));
+    pair::send(&server, &client, &pair::fill(2, 4096));
+    let all = || tenant.sh(&format!("ss -Htn state established dport = :{}", to.port()));
+    wait_for("two subflows", LIMIT, || all().lines().count() == 2);
+    let (bytes, mut got) = (pair::fill(3, count), vec![0; count]);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (&client).write_all(&bytes).unwrap());
+        (&server).read_exact(&mut got).unwrap();
+    });
+    let took = start.elapsed();
+    assert!(got == bytes, "not what was sent");
+    assert!(!raw::mptcp_fell_back(&client));
+    took
+}
+
 /// Both tenants send at the same time; how long each took.
 fn uploads(ends: [(&Netns, &Netns, u16); 2], address: &str) -> [Duration; 2] {
     std::thread::scope(|scope| {
         let threads = ends.map(|(tenant, server, port)| {
             let to = SocketAddr::new(address.parse().unwrap(), port);
-            scope.spawn(move || {
-                let listener = pair::listen(server, to.is_ipv6(), port);
-                let (client, server) = pair::connect(tenant, to, &listener);
-                // BBR takes losses for nothing.
-                raw::set_congestion(&client, "cubic");
-                pair::send(&client, &server, &pair::fill(1, 4096));
-                pair::send(&server, &client, &pair::fill(2, 4096));
-                let all = || tenant.sh(&format!("ss -Htn state established dport = :{port}"));
-                wait_for("two subflows", LIMIT, || all().lines().count() == 2);
-                let (bytes, mut got) = (pair::fill(3, UPLOAD), vec![0; UPLOAD]);
-                let start = Instant::now();
-                std::thread::scope(|scope| {
-                    scope.spawn(|| (&client).write_all(&bytes).unwrap());
-                    (&server).read_exact(&mut got).unwrap();
-                });
-                let took = start.elapsed();
-                assert!(got == bytes, "not what was sent");
-                assert!(!raw::mptcp_fell_back(&client));
-                took
-            })
+            scope.spawn(move || upload([tenant, server], to, UPLOAD))
         });
         threads.map(|thread| thread.join().unwrap())
     })
+}
+
+/// What it is good for: two uplinks of 20 Mbit/s, of which routing gives a connection one. Short
+/// transfers take no longer.
+#[test]
+fn root_tenants_gain() {
+    const SHORT: usize = 100 << 10;
+    const TRIALS: usize = 7;
+    let stand = Stand::new();
+    let (router, tenant) = (&stand.rig.near, &stand.tenants[0]);
+    for link in 0..2 {
+        router.sh(&format!(
+            "tc qdisc add dev a{link} root tbf rate 20mbit burst 16k latency 50ms"
+        ));
+    }
+    router
+        .sh("ip route add 10.99.0.0/24 via 10.77.0.21 && ip -6 route add fd99::/64 via fd77:0::21");
+    for (address, second) in FAMILIES {
+        stand.announce(second);
+        let to = SocketAddr::new(address.parse().unwrap(), 5001);
+        let send = |count: usize| upload([&tenant.tenant, &tenant.server], to, count).as_secs_f64();
+        let measured = || {
+            let mut short = [0.0; TRIALS].map(|_: f64| send(SHORT));
+            short.sort_by(f64::total_cmp);
+            [send(UPLOAD), short[TRIALS / 2]]
+        };
+        let without = measured();
+        stand.rig.apply(&outward(ZONES).into()).ok();
+        let with = measured();
+        stand.rig.run(&["delete"]).ok();
+        println!("{address}: bulk, short: {without:.3?} s by one uplink, {with:.3?} s by both");
+        assert!(
+            with[0] < 0.7 * without[0],
+            "{address}: {with:?} of {without:?}"
+        );
+        assert!(
+            with[1] < 1.2 * without[1],
+            "{address}: {with:?} of {without:?}"
+        );
+    }
 }
 
 /// A limit for one tenant, over both uplinks, leaves the other one alone, though their addresses are
