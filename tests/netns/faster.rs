@@ -168,15 +168,12 @@ impl Stand {
         (times[0].as_secs_f64(), share)
     }
 
-    /// Bulk takes both paths, and hardly longer than the seconds that it takes without a policy.
-    fn assert_no_harm(&mut self, what: &str, without: f64) {
-        // A machine that others use disturbs some: what does harm does it each time.
-        let is_well = (0..3).any(|_| {
-            let (with, share) = self.bulk(what);
-            println!("times: ratio {:.2}", with / without);
-            share > 0.1 && with < HARM * without
-        });
-        assert!(is_well, "{what}: longer than {without} s, or by one path");
+    /// Whether bulk takes both paths, and hardly longer than the seconds that it takes without a
+    /// policy.
+    fn is_unharmed(&mut self, what: &str, without: f64) -> bool {
+        let (with, share) = self.bulk(what);
+        println!("times: ratio {:.2}", with / without);
+        share > 0.1 && with < HARM * without
     }
 
     fn apply(&self, by: &str) {
@@ -271,15 +268,24 @@ fn root_faster_path_for_bursts_all_for_bulk() {
 /// Bulk is hardly slower than without the policy, though bursts keep off the slow path.
 #[test]
 fn root_faster_does_no_harm_to_bulk() {
+    assert!(
+        (0..3).any(|_| does_no_harm_to_bulk()),
+        "bulk is harmed each time"
+    );
+}
+
+/// Of bulk with and without a policy, which others on the machine disturb: whether it is unharmed.
+fn does_no_harm_to_bulk() -> bool {
     let mut stand = Stand::new(Some("cubic"));
     stand.join();
     let (without, _) = stand.bulk("bulk, no policy");
     stand.apply("ecf");
     let daemon = stand.run();
     stand.until_backup();
-    stand.assert_no_harm("bulk, ecf", without);
+    let is_unharmed = stand.is_unharmed("bulk, ecf", without);
     daemon.end();
     assert!(!raw::mptcp_fell_back(&stand.client));
+    is_unharmed
 }
 
 /// `run` is killed in the midst of bulk and of bursts: what is sent arrives, the slow path stays or
@@ -349,6 +355,11 @@ fn root_faster_blest_with_small_buffers() {
 /// The program ecf.py with its rounds of 100 ms: bursts keep off the slow path, bulk takes both.
 #[test]
 fn root_faster_by_a_program() {
+    assert!((0..3).any(|_| by_a_program()), "bulk is harmed each time");
+}
+
+/// Of bulk with and without a policy, which others on the machine disturb: whether it is unharmed.
+fn by_a_program() -> bool {
     use std::os::unix::fs::PermissionsExt as _;
 
     let mut stand = Stand::new(Some("cubic"));
@@ -364,10 +375,11 @@ fn root_faster_by_a_program() {
     stand.until_backup();
     let bursts = stand.sends("bursts, ecf.py", 10, BURST);
     assert!(bursts < before / 2.0, "{before}, {bursts}");
-    stand.assert_no_harm("bulk, ecf.py", without);
+    let is_unharmed = stand.is_unharmed("bulk, ecf.py", without);
     let (_, err) = daemon.end();
     assert!(!err.contains("Traceback"), "{err}");
     assert!(!raw::mptcp_fell_back(&stand.client));
+    is_unharmed
 }
 
 /// The figures of docs/policies.md: bursts and bulk without the policy and with it in turn, on
