@@ -538,15 +538,21 @@ fn uplinks(
     let track = json!({ "version": 1, "track": links, "chains": [] });
     let path = rig.folder.write("track.json", track.to_string());
     at_server(&["apply", path.to_str().unwrap()]);
-    for (client, server) in streams {
-        pair::send(client, server, &pair::fill(1, 1 << 20));
-        pair::send(server, client, &pair::fill(2, 1 << 20));
-    }
+    let mut all = json!([]);
+    // Not each transfer takes both subflows.
+    wait_for("packets of each subflow", 2 * LIMIT, || {
+        for (client, server) in streams {
+            pair::send(client, server, &pair::fill(1, 1 << 20));
+            pair::send(server, client, &pair::fill(2, 1 << 20));
+        }
+        all = at_server(&["--json", "subflows"]).json();
+        let mut seen = all.as_array().unwrap().iter();
+        seen.all(|v| !v["from"]["interface"].is_null())
+    });
     let state = rig.run(&["--json", "status", "--state"]).ok().json();
     let maps = state["state"].as_array().unwrap();
     let turns = maps.iter().find(|m| m["map"] == "turns").unwrap();
     let turns = turns["entries"].as_array().unwrap();
-    let all = at_server(&["--json", "subflows"]).json();
     let all = all.as_array().unwrap().iter();
     all.map(|v| {
         let link = links

@@ -21,9 +21,9 @@ const COMMANDS: u32 = 1000;
 /// answer, and of this test.
 const LIMITS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
 const SUBFLOWS: u32 = 10_000;
-/// Part of a core that rounds over them may take, of a build for tests; a release build is to be
-/// below 0.2.
-const MOST: f64 = 0.3;
+/// Seconds of CPU that `run` may take for a round that the program reads, in a debug build: how many
+/// it reads depends on who else wants the CPU.
+const MOST: f64 = 0.12;
 /// Bytes of what way 0 has carried, in `struct emptcp_track_subflow`.
 const BYTES: usize = 48;
 
@@ -153,16 +153,17 @@ fn root_exec_cost_of_many_subflows() {
     });
     let id = daemon.child.0.id().to_string();
     let child = sh("pgrep -f 'python3 .*[r]ounds.py'").trim().to_owned();
-    for changed in [0, 1000, SUBFLOWS as usize] {
+    let mut number = MANY;
+    // Whether it takes no more than it may: with 0, 1000, all changed in each round.
+    let mut is_cheap = |changed: usize| {
         let before = [&id, &child].map(|process| cpu(process));
         let (mut rounds, told) = (0, rounds_of(&said(&rig)));
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(5) {
             rounds += 1;
+            number += 1;
             for key in &keys[..changed] {
-                subflows
-                    .update(key, &count(MANY + rounds), MapFlags::ANY)
-                    .unwrap();
+                subflows.update(key, &count(number), MapFlags::ANY).unwrap();
             }
             let next = begin + Duration::from_millis(100) * rounds as u32;
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -179,10 +180,11 @@ fn root_exec_cost_of_many_subflows() {
             1000.0 * taken[0] / told.max(1.0),
             1000.0 * taken[1] / told.max(1.0),
         );
-        assert!(
-            taken[0] < MOST * time,
-            "{changed} change: {taken:?} of {time} s"
-        );
+        taken[0] < MOST * told.max(1.0)
+    };
+    for changed in [0, 1000, SUBFLOWS as usize] {
+        // Who shares the CPU makes all slower: what costs too much does each time.
+        assert!((0..3).any(|_| is_cheap(changed)), "{changed} change");
     }
     wait_for("all are told to have changed", LIMIT, || {
         said(&rig).contains(&format!("{known} {SUBFLOWS}\n"))
